@@ -1,0 +1,153 @@
+"""Settings of an A3C run. Defaults are the paper's: those of Mnih et al. 2016, with Table 6 for the Neurocoder head.
+
+Nothing heavy is imported here, so that a command line can be checked at once.
+"""
+
+import difflib
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from envs.atari import AtariSettings, resolve
+
+HEADS = ("mlp", "hypernet", "neurocoder")
+
+
+@dataclass(frozen=True)
+class NeurocoderSettings:
+    """The Neurocoder head: see `neurocoder.NeurocoderLinear`. Defaults: the paper's Table 6, Atari."""
+
+    slots: int = 80
+    """P, singular programs in memory."""
+    key_dim: int = 3
+    """K, width of keys and queries."""
+    heads: int = 15
+    """H, attention heads."""
+    steps: int = 0
+    """J, recurrent attention steps; 0 is the linear controller (labelled J = 1 in the paper)."""
+    least_used: int = 0
+    """l_I, least-used slots considered; acts with the recurrent controller only."""
+    residual: bool = True
+    """Add the gated residual program R."""
+    keys: Literal["generated", "learned"] = "generated"
+    """Keys from the slot contents, or as parameters."""
+    beta: float | None = 10.0
+    """Inverse temperature of the attention; None is the released code's, at which attention is nearly uniform."""
+    orthogonality_weight: float = 0.1
+    """a, weight of the orthogonality loss."""
+    variant: Literal["paper", "release"] = "paper"
+    """Where text and released code differ, which one to follow."""
+
+
+@dataclass(frozen=True)
+class HyperNetSettings:
+    """The HyperNet head: see `neurocoder.alternatives.hypernet`."""
+
+    hidden: int = 64
+    """Hidden width of the network that scales the weights."""
+
+
+@dataclass(frozen=True)
+class A3CConfig:
+    """One A3C run."""
+
+    env: str = "Pong"
+    """Game: a bare name (Seaquest, MsPacman) or a Gymnasium id of ale-py (ALE/Seaquest-v5)."""
+    head: str = "neurocoder"
+    """Output layer of the policy: mlp, hypernet or neurocoder."""
+    head_on: Literal["actor", "critic", "both"] = "actor"
+    """Which output layers the head replaces; the other stays linear. The paper's parameter count fits the actor alone."""
+    neurocoder: NeurocoderSettings = field(default_factory=NeurocoderSettings)
+    """Settings of the Neurocoder head."""
+    hypernet: HyperNetSettings = field(default_factory=HyperNetSettings)
+    """Settings of the HyperNet head."""
+
+    workers: int = 2
+    """Rollout workers, each a Ray actor on one core; 0 trains in this process, without Ray."""
+    envs_per_worker: int = 16
+    """Games a worker steps together."""
+    gpus_per_worker: float = 0.0
+    """GPUs a worker takes, fractions allowed; 0 runs it on the CPU."""
+    total_steps: int = 32_000_000
+    """Agent steps to train for, over all workers; emulator frames are 4 times as many."""
+    seed: int = 1
+    """Seed of weights, actions and games."""
+    deterministic: bool = False
+    """With --workers 0: two runs give bit-identical parameters."""
+
+    rollout_steps: int = 20
+    """t_max, steps between updates (Mnih et al. 2016: 5; 20 in the A3C-LSTM port that the parameter counts fit)."""
+    gamma: float = 0.99
+    """Discount."""
+    gae_lambda: float = 1.0
+    """Lambda of generalised advantage estimation; 1 is the plain n-step advantage of A3C."""
+    entropy_weight: float = 0.01
+    """Weight of the policy's entropy."""
+    value_weight: float = 0.5
+    """Weight of the value loss, half the squared error."""
+    reward_clip: float = 1.0
+    """The learner sees rewards clipped to [-reward_clip, reward_clip]; scores are never clipped."""
+    life_loss_terminates: bool = True
+    """In training, losing a life ends the episode for the learner, while the game goes on."""
+    gradient_clip: float = 40.0
+    """Largest norm of a pushed gradient."""
+
+    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
+    """Shared statistics: RMSProp as in Mnih et al. 2016, or Adam."""
+    learning_rate: float = 7e-4
+    """Initial learning rate."""
+    anneal: bool = True
+    """Lower the learning rate linearly to 0 over total_steps."""
+    rmsprop_decay: float = 0.99
+    """Decay of RMSProp's statistics."""
+    rmsprop_epsilon: float = 0.1
+    """Added to the statistics under the root (Mnih et al. 2016)."""
+    adam_epsilon: float = 1e-5
+    """Adam's epsilon."""
+
+    def check(self) -> AtariSettings:
+        """The game's settings, if every field is in range.
+
+        Raises:
+            ValueError: in one line, the first field that is not, what it may be.
+        """
+        settings = resolve(self.env)
+        if self.head not in HEADS:
+            near = difflib.get_close_matches(self.head, HEADS, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(f"--head {self.head!r} is not known; choose one of {', '.join(HEADS)}{hint}")
+        for name, low in dict(workers=0, envs_per_worker=1, total_steps=1, rollout_steps=1, seed=0).items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{_flag(name)} is {getattr(self, name)}; it must be at least {low}")
+        for name in ("learning_rate", "gradient_clip", "reward_clip", "rmsprop_epsilon", "adam_epsilon"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{_flag(name)} is {getattr(self, name)}; it must be above 0")
+        for name in ("gpus_per_worker", "entropy_weight", "value_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{_flag(name)} is {getattr(self, name)}; it must be 0 or more")
+        for name in ("gamma", "gae_lambda", "rmsprop_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{_flag(name)} is {getattr(self, name)}; it must be from 0 to 1")
+        if self.deterministic and self.workers:
+            raise ValueError(
+                f"--deterministic needs --workers 0, but --workers is {self.workers}: asynchronous workers push in any order"
+            )
+        return settings
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "A3CConfig":
+        """The inverse of `to_dict`. TypeError if there are fields this version does not know."""
+        return cls(
+            **fields
+            | {
+                "neurocoder": NeurocoderSettings(**fields["neurocoder"]),
+                "hypernet": HyperNetSettings(**fields["hypernet"]),
+            }
+        )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,120 @@
+"""A3C on Ray: the parameter owner and the rollout workers as actors.
+
+Each worker pushes a gradient and gets the new weights in the answer; nobody waits for anybody else.
+"""
+
+import os
+from typing import Self
+
+import numpy as np
+import ray
+import torch
+from ray.actor import ActorHandle
+
+from agents.a3c.config import A3CConfig
+from agents.a3c.parameter_owner import Metrics, ParameterOwner, Snapshot, Weights
+from agents.a3c.training import TrainingError
+from agents.a3c.worker import Report, RolloutWorker
+
+
+@ray.remote
+class OwnerActor:
+    """The parameter owner as an actor; calls are served one after another."""
+
+    def __init__(self, config: A3CConfig, snapshot: Snapshot | None):
+        torch.set_num_threads(1)
+        self.owner = ParameterOwner(config, snapshot)
+
+    def pull(self) -> Weights:
+        return self.owner.pull()
+
+    def push(self, gradient: np.ndarray, report: Report) -> Weights:
+        return self.owner.push(gradient, report)
+
+    def drain(self) -> Metrics:
+        return self.owner.drain()
+
+    def snapshot(self) -> Snapshot:
+        return self.owner.snapshot()
+
+
+@ray.remote
+class WorkerActor:
+    """A rollout worker as an actor, one thread."""
+
+    def __init__(self, config: A3CConfig, index: int, env_steps: int, random_state: torch.Tensor | None):
+        torch.set_num_threads(1)
+        self.worker = RolloutWorker(config, index, env_steps=env_steps, random_state=random_state)
+
+    def run(self, owner: ActorHandle) -> None:
+        """Rollout, push, again, until the run has taken its steps."""
+        weights = ray.get(owner.pull.remote())
+        while not weights.finished:
+            self.worker.load(weights.vector)
+            gradient, report = self.worker.rollout(weights.version)
+            weights = ray.get(owner.push.remote(gradient, report))
+
+
+class RayTraining:
+    """Starts the actors and watches over them. A worker that fails ends the run with its error."""
+
+    def __init__(self, config: A3CConfig, snapshot: Snapshot | None, *, address: str | None):
+        self.env = config.env
+        connect(address, config)
+        self.owner = OwnerActor.options(num_cpus=0).remote(config, snapshot)  # type: ignore[attr-defined]
+        env_steps = snapshot.env_steps if snapshot else 0
+        random_states = snapshot.random_states if snapshot else {}
+        self.workers = [
+            WorkerActor.options(num_cpus=1, num_gpus=config.gpus_per_worker).remote(  # type: ignore[attr-defined]
+                config, index, env_steps, random_states.get(str(index))
+            )
+            for index in range(config.workers)
+        ]
+        self.running = [worker.run.remote(self.owner) for worker in self.workers]
+
+    @property
+    def finished(self) -> bool:
+        return not self.running
+
+    def advance(self) -> None:
+        done, self.running = ray.wait(self.running, num_returns=1, timeout=1.0)
+        try:
+            ray.get(done)
+        except ray.exceptions.RayError as error:
+            cause = str(error).strip().splitlines()[-1]
+            raise TrainingError(f"a worker on {self.env} failed: {cause}") from error
+
+    def drain(self) -> Metrics:
+        return ray.get(self.owner.drain.remote())
+
+    def snapshot(self) -> Snapshot:
+        return ray.get(self.owner.snapshot.remote())
+
+    def close(self) -> None:
+        for actor in (*self.workers, self.owner):
+            ray.kill(actor)
+        ray.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def connect(address: str | None, config: A3CConfig) -> None:
+    """Joins the Ray cluster at `address` ("auto": the one on this machine), or starts a local one.
+
+    A local one is told of as many CPUs as there are workers, so that it starts all of them on a smaller machine too.
+
+    Raises:
+        ConnectionError: no cluster at `address`.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default warns that it will change
+    options = dict(logging_level="ERROR", log_to_driver=False)
+    if address is None:
+        ray.init(
+            num_cpus=max(config.workers, os.cpu_count() or 1), include_dashboard=False, **options
+        )  # type: ignore[arg-type]
+    else:
+        ray.init(address=address, **options)  # type: ignore[arg-type]

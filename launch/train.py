@@ -1,0 +1,191 @@
+"""Trains an A3C LSTM agent on an Atari game.
+
+    python -m launch.train --env Seaquest --head neurocoder --workers 8 --total-steps 32_000_000
+
+Everything of a run lies in one folder: config.json, curves for TensorBoard, checkpoints. One agent step is four emulator
+frames. Ctrl-C or SIGTERM ends a run with a last checkpoint; --resume continues it.
+"""
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from agents.a3c.config import A3CConfig
+from envs.atari import resolve
+from launch.command_line import Interruption, fail
+from launch.run_folder import RunFolder, default_run_path, software_versions, write_json_atomically
+
+if TYPE_CHECKING:  # torch takes seconds to import, and bad input is refused before
+    from agents.a3c.parameter_owner import Snapshot
+
+
+@dataclass(frozen=True)
+class Arguments:
+    config: Annotated[A3CConfig, tyro.conf.arg(name="")] = field(default_factory=A3CConfig)
+    run_dir: Path | None = None
+    """Folder of a new run; runs/<env>-<head>-<time> if not given."""
+    resume: Path | None = None
+    """Continue the run in this folder; flags given beside it override its settings."""
+    address: str | None = None
+    """Join the Ray cluster at this address ("auto": the one running on this machine) instead of starting a local one."""
+    checkpoint_every: int = 100_000
+    """Agent steps between checkpoints."""
+    keep: int = 3
+    """Newest checkpoints to keep; the one with the best mean return is kept beside them."""
+    evaluate_episodes: int = 10
+    """Full games to play with the last checkpoint when training is done; 0 for none."""
+
+    def check(self) -> None:
+        """ValueError, in one line, for a setting out of range."""
+        self.config.check()
+        if self.run_dir is not None and self.resume is not None:
+            raise ValueError("--run-dir and --resume cannot both be given; a resumed run goes on in its own folder")
+        for flag, value, low in (
+            ("--checkpoint-every", self.checkpoint_every, 1),
+            ("--keep", self.keep, 1),
+            ("--evaluate-episodes", self.evaluate_episodes, 0),
+        ):
+            if value < low:
+                raise ValueError(f"{flag} is {value}; it must be at least {low}")
+
+
+FIXED = ("env", "head", "head_on", "neurocoder", "hypernet", "optimizer")
+"""Settings that decide the shape of what a checkpoint holds: a resumed run keeps them."""
+
+
+def parse(argv: list[str]) -> Arguments:
+    """The arguments, checked; with --resume, the run's own settings are the defaults."""
+    arguments = tyro.cli(Arguments, args=argv, description=__doc__)
+    try:
+        if arguments.resume is not None:
+            saved = _saved_config(arguments.resume)
+            arguments = tyro.cli(Arguments, args=argv, default=replace(arguments, config=saved), description=__doc__)
+            for name in FIXED:
+                before, now = getattr(saved, name), getattr(arguments.config, name)
+                if before != now:
+                    raise ValueError(f"{arguments.resume}: its run has {name} {before!r}, not {now!r}; start a new run")
+        arguments.check()
+    except ValueError as error:
+        fail(error)
+    return arguments
+
+
+def _saved_config(run: Path) -> A3CConfig:
+    try:
+        return A3CConfig.from_dict(json.loads((run / "config.json").read_text())["a3c"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"--resume {run}: not the folder of a run ({error})") from error
+
+
+def main() -> None:
+    arguments = parse(sys.argv[1:])
+    config = arguments.config
+    try:
+        if arguments.resume is not None:
+            folder = RunFolder.open(arguments.resume)
+        else:
+            if config.gpus_per_worker and arguments.address is None:
+                _require_gpu()
+            folder = RunFolder.create(arguments.run_dir or default_run_path(config.env, config.head))
+        with folder:
+            snapshot = _restore(folder) if arguments.resume is not None else None
+            write_json_atomically(folder.path / "config.json", {"a3c": config.to_dict(), "software": software_versions()})
+            status = train(arguments, folder, snapshot)
+    except ValueError as error:
+        fail(error)
+    raise SystemExit(status)
+
+
+def _require_gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ValueError("--gpus-per-worker asks for a GPU, but PyTorch sees none here; leave it out to run on the CPU")
+
+
+def _restore(folder: RunFolder) -> "Snapshot":
+    from launch.a3c_checkpoints import to_snapshot
+    from launch.checkpoints import load_newest
+
+    return to_snapshot(load_newest(folder.checkpoints, warn=_warn))
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr)
+
+
+def train(arguments: Arguments, folder: RunFolder, snapshot: "Snapshot | None") -> int:
+    """Runs training to its end or to a signal, writing curves and checkpoints: the exit status."""
+    from agents.a3c.training import TrainingError, start_training
+    from launch.a3c_checkpoints import mean_return, save
+    from launch.checkpoints import prune_checkpoints
+    from launch.curves import Curves
+    from launch.progress import Progress
+
+    config, frame_skip = arguments.config, resolve(arguments.config.env).frame_skip
+    interruption = Interruption()
+    env_steps = snapshot.env_steps if snapshot else 0
+    if snapshot:
+        print(f"resuming {folder.path} at {env_steps:,} steps; games begin anew")
+    print(f"run folder {folder.path}   (curves: tensorboard --logdir {folder.path.parent})", flush=True)
+    curves = Curves(folder.path, frame_skip=frame_skip, env_steps=env_steps)
+    next_checkpoint = env_steps + arguments.checkpoint_every
+    failure = None
+
+    with start_training(config, snapshot, address=arguments.address) as training:
+        interruption.listen()
+        progress = Progress(config.total_steps, frame_skip=frame_skip, env_steps=env_steps)
+
+        def look() -> int:
+            metrics = training.drain()
+            progress.update(metrics.env_steps, metrics.mean_return)
+            curves.write(metrics, progress.steps_per_second)
+            return metrics.env_steps
+
+        def checkpoint() -> Path:
+            state = training.snapshot()
+            path = save(folder.checkpoints, state, config)
+            prune_checkpoints(folder.checkpoints, keep=arguments.keep, score=mean_return)
+            if state.attention is not None:
+                curves.write_attention(state.attention, state.env_steps)
+            curves.flush()
+            return path
+
+        looked = time.monotonic()
+        try:
+            while not training.finished and interruption.signal is None:
+                training.advance()
+                if time.monotonic() - looked >= 1.0:
+                    looked = time.monotonic()
+                    env_steps = look()
+                    if env_steps >= next_checkpoint:
+                        progress.say(f"checkpoint {checkpoint().name}")
+                        next_checkpoint = env_steps + arguments.checkpoint_every
+        except TrainingError as error:
+            failure = error
+        look()
+        last = checkpoint()
+    curves.close()
+    progress.say(f"last checkpoint {last}")
+    if failure is not None:
+        print(f"error: {failure}; continue with: python -m launch.train --resume {folder.path}", file=sys.stderr)
+        return 1
+    if arguments.evaluate_episodes and interruption.signal is None:
+        from launch.evaluate import evaluate, show
+
+        show(evaluate(last, episodes=arguments.evaluate_episodes))
+    print(
+        f"\nwatch     python -m launch.evaluate {folder.path} --episodes 1 --video {folder.path}/game.mp4\n"
+        f"evaluate  python -m launch.evaluate {folder.path} --episodes 30\n"
+        f"resume    python -m launch.train --resume {folder.path} --total-steps {2 * config.total_steps:_}"
+    )
+    return interruption.exit_status
+
+
+if __name__ == "__main__":
+    main()

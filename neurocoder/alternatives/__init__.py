@@ -1,0 +1,1 @@
+"""The layers that Neurocoder is compared with, under the same contract."""

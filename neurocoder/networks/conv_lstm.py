@@ -1,0 +1,97 @@
+"""The Atari actor-critic: four convolutions, an LSTM, an actor and a critic (the paper's Table 7, "LSTM", 3.2 M).
+
+Shapes: T steps, N games, A actions. A frame is 80 x 80 grey.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neurocoder.output_layers import OutputLayer
+
+FRAME = 80
+FEATURES = 1024
+HIDDEN = 512
+
+State = tuple[Tensor, Tensor]
+"""LSTM hidden and cell state, (N, 512) each."""
+
+
+class ConvLSTM(nn.Module):
+    """Actor-critic over single frames; the LSTM supplies the memory that stacked frames would.
+
+    The method is split where training needs it: `features` (convolutions, once a frame), `recur` (LSTM over a rollout) and
+    `actor`, `critic` (the output layers, made by the factories given).
+    """
+
+    def __init__(self, actions: int, *, actor: OutputLayer = nn.Linear, critic: OutputLayer = nn.Linear):
+        super().__init__()
+        self.convolutions = nn.ModuleList(
+            [
+                nn.Conv2d(1, 32, 5, padding=2),  # 80 -> 80, pooled to 40
+                nn.Conv2d(32, 32, 5, padding=1),  # 40 -> 38, pooled to 19
+                nn.Conv2d(32, 64, 4, padding=1),  # 19 -> 18, pooled to 9
+                nn.Conv2d(64, 64, 3, padding=1),  # 9 -> 9, pooled to 4
+            ]
+        )
+        self.convolutions.to(memory_format=torch.channels_last)  # on a CPU nearly twice as fast as the default layout
+        self.lstm = nn.LSTMCell(FEATURES, HIDDEN)
+        self.actor = actor(HIDDEN, actions)
+        self.critic = critic(HIDDEN, 1)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Xavier-uniform convolutions, zero biases, and an actor that starts as good as uniform (as in rl_a3c_pytorch)."""
+        for convolution in self.convolutions:
+            nn.init.xavier_uniform_(convolution.weight, nn.init.calculate_gain("relu"))
+            nn.init.zeros_(convolution.bias)
+        nn.init.zeros_(self.lstm.bias_ih)
+        nn.init.zeros_(self.lstm.bias_hh)
+        for layer, norm in ((self.actor, 0.01), (self.critic, 1.0)):
+            if isinstance(layer, nn.Linear):
+                with torch.no_grad():
+                    layer.weight.normal_()
+                    layer.weight *= norm / layer.weight.norm(dim=1, keepdim=True)
+                    layer.bias.zero_()
+
+    def initial_state(self, games: int) -> State:
+        """The state before a game's first frame: zeros."""
+        zeros = self.lstm.bias_ih.new_zeros(games, HIDDEN)
+        return zeros, zeros
+
+    def features(self, frames: Tensor) -> Tensor:
+        """Frames (N, 1, 80, 80), uint8, -> (N, 1024). Each frame is brought to zero mean and unit deviation by itself."""
+        x = frames.to(self.lstm.bias_ih.dtype)
+        deviation, mean = torch.std_mean(x, dim=(1, 2, 3), keepdim=True, correction=0)
+        x = (x - mean) / (deviation + 1e-2)  # a black screen has no deviation; one grey level is 1
+        x = x.contiguous(memory_format=torch.channels_last)
+        for convolution in self.convolutions:
+            x = F.max_pool2d(convolution(x), 2).relu()  # the same as relu then pool, on a quarter of the numbers
+        return x.flatten(1)
+
+    def step(self, features: Tensor, state: State, start: Tensor) -> tuple[Tensor, State]:
+        """One LSTM step: features (N, 1024), whether a game starts here (N,) bool -> hidden (N, 512), state."""
+        keep = (~start).to(features.dtype).unsqueeze(-1)  # (N, 1)
+        h, c = self.lstm(features, (state[0] * keep, state[1] * keep))
+        return h, (h, c)
+
+    def recur(self, features: Tensor, state: State, start: Tensor) -> tuple[Tensor, State]:
+        """`step` over a rollout: features (T, N, 1024), start (T, N) -> hidden (T, N, 512), state after the last step."""
+        # The input's share of the gates in one product over the whole rollout; what is left is T products with h.
+        from_input = F.linear(features, self.lstm.weight_ih, self.lstm.bias_ih + self.lstm.bias_hh)  # (T, N, 2048)
+        keep = (~start).to(features.dtype).unsqueeze(-1)  # (T, N, 1)
+        h, c = state
+        hidden = []
+        for t in range(len(features)):
+            i, f, g, o = torch.addmm(from_input[t], h * keep[t], self.lstm.weight_hh.T).chunk(4, dim=-1)
+            c = f.sigmoid() * (c * keep[t]) + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            hidden.append(h)
+        return torch.stack(hidden), (h, c)
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(math.prod(parameter.shape) for parameter in network.parameters() if parameter.requires_grad)

@@ -1,0 +1,44 @@
+"""The one place where an output layer is built by name.
+
+Every layer maps (..., in_features) to (..., out_features) as `nn.Linear` does; one with extra losses has a method
+`auxiliary_loss`, which `auxiliary_loss(network)` sums over a whole network.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from neurocoder.alternatives.hypernet import HyperNetLinear
+from neurocoder.layer import NeurocoderLinear
+
+OutputLayer = Callable[[int, int], nn.Module]
+"""Makes a layer from its input and output width."""
+
+OUTPUT_LAYERS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": nn.Linear,
+    "hypernet": HyperNetLinear,
+    "neurocoder": NeurocoderLinear,
+}
+
+
+@runtime_checkable
+class HasAuxiliaryLoss(Protocol):
+    def auxiliary_loss(self) -> Tensor: ...
+
+
+def output_layer(name: str, **settings: Any) -> OutputLayer:
+    """The factory for layer `name` with its settings fixed: `output_layer("neurocoder", slots=30, ...)(512, 6)`.
+
+    Raises:
+        ValueError: `name` is not one of OUTPUT_LAYERS.
+    """
+    if name not in OUTPUT_LAYERS:
+        raise ValueError(f"output layer {name!r} is not known; choose one of {', '.join(OUTPUT_LAYERS)}")
+    return partial(OUTPUT_LAYERS[name], **settings)
+
+
+def auxiliary_loss(network: nn.Module) -> Tensor | float:
+    """Sum of the extra losses of all layers of a network: a scalar, the number 0.0 if no layer has any."""
+    return sum((layer.auxiliary_loss() for layer in network.modules() if isinstance(layer, HasAuxiliaryLoss)), 0.0)

@@ -1,0 +1,113 @@
+"""The Program Memory: singular programs, their keys, and how a query reads them.
+
+Shapes: B inputs, J attention steps, H heads, P slots, K key width; an axis of 3 is (U, V, S), the memories of left singular
+vectors, right singular vectors and singular values.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+EPSILON = 1e-6  # of the released cosine similarity
+
+Variant = Literal["paper", "release"]
+
+
+class ProgramMemory(nn.Module):
+    """`P` singular programs: slot p holds a left vector, a right vector and a raw singular value (paper, Table 2).
+
+    keys="generated": the keys of U and V are an affine map of the slot contents; keys="learned": they are parameters.
+    The keys of S are always parameters (the released code; the paper's Table 2 names a generator for all three).
+    variant="release" keeps parameters E_U, E_V beside generated keys, where only the orthogonality loss sees them.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, *, slots: int, key_dim: int, keys: str, variant: Variant
+    ):
+        super().__init__()
+        self.generated_keys = keys == "generated"
+        key_columns = key_dim if keys == "learned" or variant == "release" else 0
+        self.M_U, self.E_U = _slots(slots, in_features, key_columns)  # (P, d_in), (P, K) or None
+        self.M_V, self.E_V = _slots(slots, out_features, key_columns)  # (P, d_out), (P, K) or None
+        self.M_S, self.E_S = _slots(slots, 1, key_dim)  # (P, 1), (P, K)
+        if self.generated_keys:
+            self.key_generator_U = nn.Linear(in_features, key_dim)
+            self.key_generator_V = nn.Linear(out_features, key_dim)
+
+    def keys(self) -> Tensor:
+        """Program keys, (3, P, K). They depend on parameters only."""
+        if self.generated_keys:
+            return torch.stack((self.key_generator_U(self.M_U), self.key_generator_V(self.M_V), self.E_S))
+        return torch.stack((self.E_U, self.E_V, self.E_S))
+
+    def orthogonality_loss(self) -> Tensor:
+        """|U U^T - I| + |V V^T - I| (Frobenius norms, not squared), scalar.
+
+        A row of U is a slot's content and, where the slot has key columns, those too, as in the released code; so with
+        generated keys variant="paper" regularises the contents alone.
+        """
+        return _distance_from_orthonormal_rows(_row(self.M_U, self.E_U)) + _distance_from_orthonormal_rows(
+            _row(self.M_V, self.E_V)
+        )
+
+
+def _slots(slots: int, width: int, key_columns: int) -> tuple[nn.Parameter, nn.Parameter | None]:
+    """Contents (P, width) and keys (P, key_columns), drawn as one Xavier-uniform (P, key_columns + width) matrix."""
+    bound = math.sqrt(6 / (slots + key_columns + width))
+    contents = nn.Parameter(torch.empty(slots, width).uniform_(-bound, bound))
+    keys = nn.Parameter(torch.empty(slots, key_columns).uniform_(-bound, bound)) if key_columns else None
+    return contents, keys
+
+
+def _row(contents: Tensor, keys: Tensor | None) -> Tensor:
+    return contents if keys is None else torch.cat((keys, contents), dim=1)
+
+
+def _distance_from_orthonormal_rows(rows: Tensor) -> Tensor:
+    """|G G^T - I|_F of G (P, d), through the smaller of the two Gram matrices."""
+    slots, width = rows.shape
+    if width < slots:  # |G G^T - I|^2 = |G^T G - I|^2 + P - d: the same non-zero spectrum, and P - d ones more
+        gram, excess = rows.T @ rows, slots - width
+    else:
+        gram, excess = rows @ rows.T, 0
+    squared = (gram - torch.eye(len(gram), dtype=rows.dtype, device=rows.device)).square().sum() + excess
+    return (squared + 1e-12).sqrt()  # the root of zero has no gradient
+
+
+def similarity(queries: Tensor, keys: Tensor, variant: Variant) -> Tensor:
+    """Cosine of queries (B, J, 3, H, K) and keys (3, P, K): (B, J, 3, H, P)."""
+    query_norm = torch.linalg.vector_norm(queries, dim=-1, keepdim=True) + EPSILON  # (B, J, 3, H, 1)
+    key_norm = torch.linalg.vector_norm(keys, dim=-1, keepdim=True) + EPSILON  # (3, P, 1)
+    if variant == "paper":
+        return (queries / query_norm) @ (keys / key_norm).mT
+    # The release adds a second epsilon to the product of norms, K times smaller than the product it is written beside.
+    return queries @ keys.mT / (query_norm * key_norm.mT + EPSILON / keys.shape[-1])
+
+
+def interpolate_with_least_used(scores: Tensor, gates: Tensor, least_used: int) -> Tensor:
+    """Attention that is drawn towards slots not used yet (the paper's usage-based attention).
+
+    Args:
+        scores: similarity times inverse temperature, (B, J, 3, H, P).
+        gates: how much of the least-used slots is mixed in, in [0, 1], (B, 3, P); one gate a slot, for all heads and steps.
+        least_used: how many least-used slots are considered (the paper's l_I), 1 <= least_used < P.
+
+    Returns:
+        Attention (B, J, 3, H, P), in [0, 1], not normalised over the slots (as released).
+    """
+    peaked = (scores - scores.amax(dim=-1, keepdim=True)).exp()  # softmax divided by its largest entry
+    gates = gates.unsqueeze(-2)  # (B, 3, 1, P)
+    candidates = torch.zeros_like(gates)
+    candidates[..., :least_used] = 1  # before the first step no slot is used: the first ones are taken
+    usage, steps = None, []
+    for step in peaked.unbind(dim=1):  # (B, 3, H, P)
+        attention = (1 - gates) * step + gates * candidates
+        steps.append(attention)
+        most = attention.amax(dim=-2, keepdim=True)  # over heads, (B, 3, 1, P)
+        usage = most if usage is None else torch.maximum(usage, most)
+        unused = 1 - usage
+        threshold = unused.topk(least_used + 1, dim=-1).values[..., -1:]
+        candidates = unused * (unused > threshold)
+    return torch.stack(steps, dim=1)
