@@ -11,6 +11,7 @@ from typing import NamedTuple
 import ale_py
 import gymnasium
 import numpy as np
+from ale_py import roms
 from ale_py.vector_env import AtariVectorEnv
 
 FRAME = 80
@@ -55,9 +56,13 @@ def resolve(env: str) -> AtariSettings:
                 )
             return AtariSettings(rom=settings["game"], sticky=settings["repeat_action_probability"])
     games = _games()
-    rom = {name.lower().replace("_", ""): rom for name, rom in games.items()}.get(env.lower().replace("_", ""))
+    rom = {name.lower().replace("_", ""): rom for name, rom in games.items()}.get(
+        env.lower().replace("_", "")
+    )
     if rom is None:
-        near = difflib.get_close_matches(env.split("/")[-1].split("-")[0].capitalize(), games, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(
+            env.split("/")[-1].split("-")[0].capitalize(), games, n=3, cutoff=0.5
+        )
         hint = f"near names: {', '.join(near)}" if near else "use a game's name like Pong or MsPacman"
         raise ValueError(f"env {env!r} is no Atari game of ale-py; {hint}, or a full id like ALE/Pong-v5")
     return AtariSettings(rom=rom)
@@ -67,7 +72,9 @@ def resolve(env: str) -> AtariSettings:
 def _games() -> dict[str, str]:
     """Bare names to ROM names, as in {"MsPacman": "ms_pacman"}."""
     ids = [name for name in gymnasium.registry if name.startswith("ALE/")]
-    return {name.removeprefix("ALE/").removesuffix("-v5"): gymnasium.spec(name).kwargs["game"] for name in ids}
+    return {
+        name.removeprefix("ALE/").removesuffix("-v5"): gymnasium.spec(name).kwargs["game"] for name in ids
+    }
 
 
 @cache
@@ -75,7 +82,7 @@ def action_count(rom: str) -> int:
     """Number of actions in the game's minimal action set."""
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     ale = ale_py.ALEInterface()
-    ale.loadROM(ale_py.roms.get_rom_path(rom))
+    ale.loadROM(roms.get_rom_path(rom))
     return len(ale.getMinimalActionSet())
 
 
@@ -93,7 +100,9 @@ class Step(NamedTuple):
 
     observation: np.ndarray  # (N, 1, 80, 80) uint8, after the action
     reward: np.ndarray  # (N,) float32, not clipped
-    terminated: np.ndarray  # (N,) bool: game over, or a life lost where that ends an episode; the next value is 0
+    terminated: (
+        np.ndarray
+    )  # (N,) bool: game over, or a life lost where that ends an episode; the next value is 0
     truncated: np.ndarray  # (N,) bool: cut by the frame cap; the observation still has a value
     reset: np.ndarray  # (N,) bool: the action was ignored and the game began anew; this is no transition
     episodes: list[Episode]  # games that ended one step ago
@@ -141,7 +150,9 @@ class AtariGames:
     def reset(self, seed: list[int]) -> np.ndarray:
         """Begins all games anew, game i from its seed: observation (N, 1, 80, 80) uint8."""
         entropy = np.random.SeedSequence(seed).generate_state(self.count)
-        observation, info = self._env.reset(seed=(entropy >> 1).astype(np.int64))  # ale-py's seeds have 31 bits
+        observation, info = self._env.reset(
+            seed=(entropy >> 1).astype(np.int64)
+        )  # ale-py's seeds have 31 bits
         self._frame = info["episode_frame_number"].copy()
         self._score = np.zeros(self.count)
         self._length = np.zeros(self.count, dtype=np.int64)

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_owner import Snapshot
 from agents.a3c.policy import build_policy
@@ -52,7 +51,9 @@ def to_snapshot(checkpoint: Checkpoint) -> Snapshot:
             random_states=checkpoint.tensors["random_states"],
         )
     except KeyError as error:
-        raise CheckpointError(f"{checkpoint.path}: not a checkpoint of an A3C run, it has no {error}") from error
+        raise CheckpointError(
+            f"{checkpoint.path}: not a checkpoint of an A3C run, it has no {error}"
+        ) from error
 
 
 def to_policy(checkpoint: Checkpoint) -> tuple[ConvLSTM, A3CConfig]:
@@ -67,7 +68,7 @@ def to_policy(checkpoint: Checkpoint) -> tuple[ConvLSTM, A3CConfig]:
         network = build_policy(config, action_count(resolve(config.env).rom))
         network.load_state_dict(snapshot.parameters)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{checkpoint.path}: its policy cannot be built: {' '.join(str(error).split())}") from error
+        raise CheckpointError(
+            f"{checkpoint.path}: its policy cannot be built: {' '.join(str(error).split())}"
+        ) from error
     return network.eval().requires_grad_(False), config
-
-

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
+from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_owner import Metrics
 
 
@@ -14,6 +15,15 @@ class Curves:
         """`env_steps`: where the run starts from; what an earlier process wrote beyond it is hidden (no jump back)."""
         self.frame_skip = frame_skip
         self.writer = SummaryWriter(str(folder), purge_step=env_steps or None)
+
+    def describe(self, config: A3CConfig) -> None:
+        """A page under the tab Text: what the axis means and every setting."""
+        rows = "\n".join(f"| {name} | {value} |" for name, value in config.to_dict().items())
+        self.writer.add_text(
+            "run",
+            f"The x axis is agent steps; emulator frames = {self.frame_skip} x steps. Returns are the games' own scores, "
+            f"not clipped.\n\n| setting | value |\n|---|---|\n{rows}",
+        )
 
     def write(self, metrics: Metrics, steps_per_second: float) -> None:
         for step, episode in metrics.episodes:
@@ -41,7 +51,9 @@ class Curves:
         from matplotlib import pyplot
 
         figure, panels = pyplot.subplots(3, 1, figsize=(9, 6), sharex=True, layout="constrained")
-        for panel, weights, name in zip(panels, attention, ("left vectors U", "right vectors V", "singular values S")):
+        for panel, weights, name in zip(
+            panels, attention, ("left vectors U", "right vectors V", "singular values S"), strict=True
+        ):
             picture = panel.imshow(weights, aspect="auto", cmap="magma", vmin=0, interpolation="nearest")
             panel.set(title=name, ylabel="head")
             figure.colorbar(picture, ax=panel)

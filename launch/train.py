@@ -8,7 +8,6 @@ frames. Ctrl-C or SIGTERM ends a run with a last checkpoint; --resume continues 
 
 import json
 import sys
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +16,7 @@ import tyro
 
 from agents.a3c.config import A3CConfig
 from envs.atari import resolve
+from launch.checkpoints import list_checkpoints, load_newest
 from launch.command_line import Interruption, fail
 from launch.run_folder import RunFolder, default_run_path, software_versions, write_json_atomically
 
@@ -44,7 +44,9 @@ class Arguments:
         """ValueError, in one line, for a setting out of range."""
         self.config.check()
         if self.run_dir is not None and self.resume is not None:
-            raise ValueError("--run-dir and --resume cannot both be given; a resumed run goes on in its own folder")
+            raise ValueError(
+                "--run-dir and --resume cannot both be given; a resumed run goes on in its own folder"
+            )
         for flag, value, low in (
             ("--checkpoint-every", self.checkpoint_every, 1),
             ("--keep", self.keep, 1),
@@ -64,11 +66,15 @@ def parse(argv: list[str]) -> Arguments:
     try:
         if arguments.resume is not None:
             saved = _saved_config(arguments.resume)
-            arguments = tyro.cli(Arguments, args=argv, default=replace(arguments, config=saved), description=__doc__)
+            arguments = tyro.cli(
+                Arguments, args=argv, default=replace(arguments, config=saved), description=__doc__
+            )
             for name in FIXED:
                 before, now = getattr(saved, name), getattr(arguments.config, name)
                 if before != now:
-                    raise ValueError(f"{arguments.resume}: its run has {name} {before!r}, not {now!r}; start a new run")
+                    raise ValueError(
+                        f"{arguments.resume}: its run has {name} {before!r}, not {now!r}; start a new run"
+                    )
         arguments.check()
     except ValueError as error:
         fail(error)
@@ -86,15 +92,16 @@ def main() -> None:
     arguments = parse(sys.argv[1:])
     config = arguments.config
     try:
+        if config.gpus_per_worker and arguments.address is None:
+            _require_gpu()
         if arguments.resume is not None:
             folder = RunFolder.open(arguments.resume)
         else:
-            if config.gpus_per_worker and arguments.address is None:
-                _require_gpu()
             folder = RunFolder.create(arguments.run_dir or default_run_path(config.env, config.head))
         with folder:
-            snapshot = _restore(folder) if arguments.resume is not None else None
-            write_json_atomically(folder.path / "config.json", {"a3c": config.to_dict(), "software": software_versions()})
+            snapshot = _restore(folder, config) if arguments.resume is not None else None
+            settings = {"a3c": config.to_dict(), "software": software_versions()}
+            write_json_atomically(folder.path / "config.json", settings)
             status = train(arguments, folder, snapshot)
     except ValueError as error:
         fail(error)
@@ -105,14 +112,25 @@ def _require_gpu() -> None:
     import torch
 
     if not torch.cuda.is_available():
-        raise ValueError("--gpus-per-worker asks for a GPU, but PyTorch sees none here; leave it out to run on the CPU")
+        raise ValueError(
+            "--gpus-per-worker asks for a GPU, but PyTorch sees none here; leave it out to run on the CPU"
+        )
 
 
-def _restore(folder: RunFolder) -> "Snapshot":
+def _restore(folder: RunFolder, config: A3CConfig) -> "Snapshot":
+    """The newest good snapshot of a run. ValueError if there is none, or nothing is left to do."""
+    if not list_checkpoints(folder.checkpoints):
+        raise ValueError(f"--resume {folder.path}: it has no checkpoint yet; start a new run")
     from launch.a3c_checkpoints import to_snapshot
-    from launch.checkpoints import load_newest
 
-    return to_snapshot(load_newest(folder.checkpoints, warn=_warn))
+    snapshot = to_snapshot(load_newest(folder.checkpoints, warn=_warn))
+    if snapshot.env_steps >= config.total_steps:
+        raise ValueError(
+            f"{folder.path} has taken {snapshot.env_steps:,} of its {config.total_steps:,} steps; "
+            f"give a larger --total-steps to go on"
+        )
+    print(f"resuming at {snapshot.env_steps:,} steps; games begin anew")
+    return snapshot
 
 
 def _warn(line: str) -> None:
@@ -120,71 +138,50 @@ def _warn(line: str) -> None:
 
 
 def train(arguments: Arguments, folder: RunFolder, snapshot: "Snapshot | None") -> int:
-    """Runs training to its end or to a signal, writing curves and checkpoints: the exit status."""
+    """Runs training to its end or to a signal, and plays with the result: the exit status."""
     from agents.a3c.training import TrainingError, start_training
-    from launch.a3c_checkpoints import mean_return, save
-    from launch.checkpoints import prune_checkpoints
-    from launch.curves import Curves
-    from launch.progress import Progress
+    from launch.evaluate import evaluate, show
+    from launch.recorder import Recorder
 
-    config, frame_skip = arguments.config, resolve(arguments.config.env).frame_skip
-    interruption = Interruption()
-    env_steps = snapshot.env_steps if snapshot else 0
-    if snapshot:
-        print(f"resuming {folder.path} at {env_steps:,} steps; games begin anew")
-    print(f"run folder {folder.path}   (curves: tensorboard --logdir {folder.path.parent})", flush=True)
-    curves = Curves(folder.path, frame_skip=frame_skip, env_steps=env_steps)
-    next_checkpoint = env_steps + arguments.checkpoint_every
-    failure = None
+    config, env_steps = arguments.config, snapshot.env_steps if snapshot else 0
+    print(f"run folder {folder.path}   curves: tensorboard --logdir {folder.path.parent}")
+    print(f"one step is {resolve(config.env).frame_skip} emulator frames", flush=True)
+    interruption, failure = Interruption(), None
+    try:
+        with start_training(config, snapshot, address=arguments.address) as training:
+            interruption.listen()  # Ray has put its own handlers there
+            recorder = Recorder(
+                folder,
+                config,
+                env_steps=env_steps,
+                checkpoint_every=arguments.checkpoint_every,
+                keep=arguments.keep,
+            )
+            try:
+                while not training.finished and interruption.signal is None:
+                    training.advance()
+                    recorder.look(training)
+            except TrainingError as error:
+                failure = error
+            checkpoint = recorder.finish(training)
+    except TrainingError as error:  # it did not start, or its state is lost
+        fail(failure or error, status=1)
+    interruption.release()
 
-    with start_training(config, snapshot, address=arguments.address) as training:
-        interruption.listen()
-        progress = Progress(config.total_steps, frame_skip=frame_skip, env_steps=env_steps)
-
-        def look() -> int:
-            metrics = training.drain()
-            progress.update(metrics.env_steps, metrics.mean_return)
-            curves.write(metrics, progress.steps_per_second)
-            return metrics.env_steps
-
-        def checkpoint() -> Path:
-            state = training.snapshot()
-            path = save(folder.checkpoints, state, config)
-            prune_checkpoints(folder.checkpoints, keep=arguments.keep, score=mean_return)
-            if state.attention is not None:
-                curves.write_attention(state.attention, state.env_steps)
-            curves.flush()
-            return path
-
-        looked = time.monotonic()
-        try:
-            while not training.finished and interruption.signal is None:
-                training.advance()
-                if time.monotonic() - looked >= 1.0:
-                    looked = time.monotonic()
-                    env_steps = look()
-                    if env_steps >= next_checkpoint:
-                        progress.say(f"checkpoint {checkpoint().name}")
-                        next_checkpoint = env_steps + arguments.checkpoint_every
-        except TrainingError as error:
-            failure = error
-        look()
-        last = checkpoint()
-    curves.close()
-    progress.say(f"last checkpoint {last}")
+    resume = f"python -m launch.train --resume {folder.path}"
     if failure is not None:
-        print(f"error: {failure}; continue with: python -m launch.train --resume {folder.path}", file=sys.stderr)
-        return 1
-    if arguments.evaluate_episodes and interruption.signal is None:
-        from launch.evaluate import evaluate, show
-
-        show(evaluate(last, episodes=arguments.evaluate_episodes))
+        fail(f"{failure}; continue with {resume}", status=1)
+    if interruption.signal is not None:
+        print(f"stopped; continue with {resume}")
+        return interruption.exit_status
+    if arguments.evaluate_episodes:
+        show(evaluate(checkpoint, episodes=arguments.evaluate_episodes))
     print(
         f"\nwatch     python -m launch.evaluate {folder.path} --episodes 1 --video {folder.path}/game.mp4\n"
         f"evaluate  python -m launch.evaluate {folder.path} --episodes 30\n"
-        f"resume    python -m launch.train --resume {folder.path} --total-steps {2 * config.total_steps:_}"
+        f"resume    {resume} --total-steps {2 * config.total_steps:_}"
     )
-    return interruption.exit_status
+    return 0
 
 
 if __name__ == "__main__":

@@ -75,12 +75,16 @@ class NeurocoderLinear(nn.Module):
         variant: Variant = "paper",
     ):
         super().__init__()
-        sizes = dict(in_features=in_features, out_features=out_features, slots=slots, key_dim=key_dim, heads=heads)
+        sizes = dict(
+            in_features=in_features, out_features=out_features, slots=slots, key_dim=key_dim, heads=heads
+        )
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name} is {size}; it must be at least 1")
         if steps < 0:
-            raise ValueError(f"steps is {steps}; it must be 0 (linear controller) or the number of recurrent steps")
+            raise ValueError(
+                f"steps is {steps}; it must be 0 (linear controller) or the number of recurrent steps"
+            )
         if not 0 <= least_used < slots:
             raise ValueError(f"least_used is {least_used}; it must be from 0 to slots - 1 = {slots - 1}")
         if keys not in ("generated", "learned"):
@@ -126,7 +130,11 @@ class NeurocoderLinear(nn.Module):
         signal = self.controller(x)  # (B, J, 3HK + 1)
         attention = self._attention(x, signal[..., :-1])  # (B, J, 3, H, P)
         w_U, w_V, w_S = attention.unbind(dim=2)  # (B, J, H, P) each
-        w_U, w_V, w_S = w_U.flatten(1, 2), w_V.flatten(1, 2), w_S.flatten(1, 2)  # (B, n, P), n = (j - 1) H + h
+        w_U, w_V, w_S = (
+            w_U.flatten(1, 2),
+            w_V.flatten(1, 2),
+            w_S.flatten(1, 2),
+        )  # (B, n, P), n = (j - 1) H + h
         sigma, smallest = self._singular_values((w_S @ self.memory.M_S).squeeze(-1))  # (B, n), (B, 1)
 
         in_slots = x @ self.memory.M_U.T  # (B, P)

@@ -41,4 +41,6 @@ def output_layer(name: str, **settings: Any) -> OutputLayer:
 
 def auxiliary_loss(network: nn.Module) -> Tensor | float:
     """Sum of the extra losses of all layers of a network: a scalar, the number 0.0 if no layer has any."""
-    return sum((layer.auxiliary_loss() for layer in network.modules() if isinstance(layer, HasAuxiliaryLoss)), 0.0)
+    return sum(
+        (layer.auxiliary_loss() for layer in network.modules() if isinstance(layer, HasAuxiliaryLoss)), 0.0
+    )

@@ -17,7 +17,9 @@ class LinearController(nn.Module):
         super().__init__()
         width = heads * key_dim
         self.signal = nn.Linear(in_features, 3 * width + 1)
-        for block in self.signal.weight.split((width, width, width, 1)):  # released: four maps, each Xavier-uniform
+        for block in self.signal.weight.split(
+            (width, width, width, 1)
+        ):  # released: four maps, each Xavier-uniform
             nn.init.xavier_uniform_(block)
         nn.init.normal_(self.signal.bias, std=0.01)
 

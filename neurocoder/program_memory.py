@@ -38,8 +38,10 @@ class ProgramMemory(nn.Module):
 
     def keys(self) -> Tensor:
         """Program keys, (3, P, K). They depend on parameters only."""
+        assert self.E_S is not None
         if self.generated_keys:
             return torch.stack((self.key_generator_U(self.M_U), self.key_generator_V(self.M_V), self.E_S))
+        assert self.E_U is not None and self.E_V is not None
         return torch.stack((self.E_U, self.E_V, self.E_S))
 
     def orthogonality_loss(self) -> Tensor:
@@ -68,7 +70,9 @@ def _row(contents: Tensor, keys: Tensor | None) -> Tensor:
 def _distance_from_orthonormal_rows(rows: Tensor) -> Tensor:
     """|G G^T - I|_F of G (P, d), through the smaller of the two Gram matrices."""
     slots, width = rows.shape
-    if width < slots:  # |G G^T - I|^2 = |G^T G - I|^2 + P - d: the same non-zero spectrum, and P - d ones more
+    if (
+        width < slots
+    ):  # |G G^T - I|^2 = |G^T G - I|^2 + P - d: the same non-zero spectrum, and P - d ones more
         gram, excess = rows.T @ rows, slots - width
     else:
         gram, excess = rows @ rows.T, 0

@@ -86,11 +86,15 @@ class ParameterOwner:
         self.attention: np.ndarray | None = None
         if snapshot is not None:
             self._restore(snapshot)
-        self._reports: list[tuple[int, int, Report]] = []  # (env_steps, staleness, report) since the last look
+        self._reports: list[
+            tuple[int, int, Report]
+        ] = []  # (env_steps, staleness, report) since the last look
 
     def _restore(self, snapshot: Snapshot) -> None:
         self.network.load_state_dict(snapshot.parameters)  # into the views of the flat vector
-        self.optimizer.state[self.flat] = {name: tensor.clone() for name, tensor in snapshot.optimizer.items()}
+        self.optimizer.state[self.flat] = {
+            name: tensor.clone() for name, tensor in snapshot.optimizer.items()
+        }
         self.env_steps, self.updates, self.episodes = snapshot.env_steps, snapshot.updates, snapshot.episodes
         self.recent_returns.extend(snapshot.recent_returns)
         self.random_states = dict(snapshot.random_states)

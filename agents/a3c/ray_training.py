@@ -4,7 +4,7 @@ Each worker pushes a gradient and gets the new weights in the answer; nobody wai
 """
 
 import os
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import ray
@@ -103,18 +103,23 @@ class RayTraining:
 
 
 def connect(address: str | None, config: A3CConfig) -> None:
-    """Joins the Ray cluster at `address` ("auto": the one on this machine), or starts a local one.
+    """Joins the Ray cluster at `address` ("auto": the one running on this machine), or starts a local one.
 
     A local one is told of as many CPUs as there are workers, so that it starts all of them on a smaller machine too.
 
     Raises:
-        ConnectionError: no cluster at `address`.
+        TrainingError: no cluster at `address`.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default warns that it will change
-    options = dict(logging_level="ERROR", log_to_driver=False)
+    quiet: dict[str, Any] = dict(logging_level="ERROR", log_to_driver=False)
     if address is None:
-        ray.init(
-            num_cpus=max(config.workers, os.cpu_count() or 1), include_dashboard=False, **options
-        )  # type: ignore[arg-type]
-    else:
-        ray.init(address=address, **options)  # type: ignore[arg-type]
+        cpus = max(config.workers, os.cpu_count() or 1)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        cause = " ".join(str(error).split())
+        raise TrainingError(
+            f"no Ray cluster at --address {address} ({cause}); start one with: ray start --head"
+        ) from error

@@ -34,13 +34,15 @@ class Report:
     random_state: Tensor
     """State of the worker's action generator after the rollout, uint8."""
     attention: np.ndarray | None
-    """Now and then, mean attention over the slots, (3, H, P), for a Neurocoder actor with one attention step more or less."""
+    """Now and then, for a Neurocoder actor: the mean attention over the slots, (3, H, P)."""
 
 
 class RolloutWorker:
     """Worker number `index` of a run: its games, its copy of the network, its random state."""
 
-    def __init__(self, config: A3CConfig, index: int, *, env_steps: int = 0, random_state: Tensor | None = None):
+    def __init__(
+        self, config: A3CConfig, index: int, *, env_steps: int = 0, random_state: Tensor | None = None
+    ):
         """`env_steps` and `random_state`: where the run continues from; games begin anew there."""
         self.config, self.index = config, index
         self.device = torch.device("cuda" if config.gpus_per_worker else "cpu")
@@ -94,7 +96,9 @@ class RolloutWorker:
             self.frames = torch.from_numpy(step.observation).to(self.device)
             self.start = torch.from_numpy(step.start).to(self.device)
 
-        hidden, self.state = network.recur(torch.stack(features), first_state, torch.stack(starts))  # (T, N, 512)
+        hidden, self.state = network.recur(
+            torch.stack(features), first_state, torch.stack(starts)
+        )  # (T, N, 512)
         self.state = (self.state[0].detach(), self.state[1].detach())
         logits = network.actor(hidden)  # (T, N, A)
         values = network.critic(hidden).squeeze(-1)  # (T, N)

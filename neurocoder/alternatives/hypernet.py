@@ -25,7 +25,9 @@ class HyperNetLinear(nn.Module):
         self.weight, self.bias = plain.weight, plain.bias  # (d_out, d_in), (d_out)
         self.hidden = nn.Linear(in_features, hidden)
         self.scale = nn.Linear(hidden, in_features * out_features)
-        nn.init.normal_(self.scale.weight, std=0.01)  # no source gives an initialisation: near the plain layer
+        nn.init.normal_(
+            self.scale.weight, std=0.01
+        )  # no source gives an initialisation: near the plain layer
         nn.init.ones_(self.scale.bias)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -30,23 +30,19 @@ class ConvLSTM(nn.Module):
         super().__init__()
         self.convolutions = nn.ModuleList(
             [
-                nn.Conv2d(1, 32, 5, padding=2),  # 80 -> 80, pooled to 40
-                nn.Conv2d(32, 32, 5, padding=1),  # 40 -> 38, pooled to 19
-                nn.Conv2d(32, 64, 4, padding=1),  # 19 -> 18, pooled to 9
-                nn.Conv2d(64, 64, 3, padding=1),  # 9 -> 9, pooled to 4
+                _convolution(1, 32, 5, padding=2),  # 80 -> 80, pooled to 40
+                _convolution(32, 32, 5, padding=1),  # 40 -> 38, pooled to 19
+                _convolution(32, 64, 4, padding=1),  # 19 -> 18, pooled to 9
+                _convolution(64, 64, 3, padding=1),  # 9 -> 9, pooled to 4
             ]
         )
-        self.convolutions.to(memory_format=torch.channels_last)  # on a CPU nearly twice as fast as the default layout
         self.lstm = nn.LSTMCell(FEATURES, HIDDEN)
         self.actor = actor(HIDDEN, actions)
         self.critic = critic(HIDDEN, 1)
         self._initialise()
 
     def _initialise(self) -> None:
-        """Xavier-uniform convolutions, zero biases, and an actor that starts as good as uniform (as in rl_a3c_pytorch)."""
-        for convolution in self.convolutions:
-            nn.init.xavier_uniform_(convolution.weight, nn.init.calculate_gain("relu"))
-            nn.init.zeros_(convolution.bias)
+        """Zero LSTM biases and an actor that starts as good as uniform (as in rl_a3c_pytorch)."""
         nn.init.zeros_(self.lstm.bias_ih)
         nn.init.zeros_(self.lstm.bias_hh)
         for layer, norm in ((self.actor, 0.01), (self.critic, 1.0)):
@@ -68,7 +64,9 @@ class ConvLSTM(nn.Module):
         x = (x - mean) / (deviation + 1e-2)  # a black screen has no deviation; one grey level is 1
         x = x.contiguous(memory_format=torch.channels_last)
         for convolution in self.convolutions:
-            x = F.max_pool2d(convolution(x), 2).relu()  # the same as relu then pool, on a quarter of the numbers
+            x = F.max_pool2d(
+                convolution(x), 2
+            ).relu()  # the same as relu then pool, on a quarter of the numbers
         return x.flatten(1)
 
     def step(self, features: Tensor, state: State, start: Tensor) -> tuple[Tensor, State]:
@@ -80,7 +78,9 @@ class ConvLSTM(nn.Module):
     def recur(self, features: Tensor, state: State, start: Tensor) -> tuple[Tensor, State]:
         """`step` over a rollout: features (T, N, 1024), start (T, N) -> hidden (T, N, 512), state after the last step."""
         # The input's share of the gates in one product over the whole rollout; what is left is T products with h.
-        from_input = F.linear(features, self.lstm.weight_ih, self.lstm.bias_ih + self.lstm.bias_hh)  # (T, N, 2048)
+        from_input = F.linear(
+            features, self.lstm.weight_ih, self.lstm.bias_ih + self.lstm.bias_hh
+        )  # (T, N, 2048)
         keep = (~start).to(features.dtype).unsqueeze(-1)  # (T, N, 1)
         h, c = state
         hidden = []
@@ -90,6 +90,16 @@ class ConvLSTM(nn.Module):
             h = o.sigmoid() * c.tanh()
             hidden.append(h)
         return torch.stack(hidden), (h, c)
+
+
+def _convolution(channels_in: int, channels_out: int, kernel: int, *, padding: int) -> nn.Conv2d:
+    """Xavier-uniform weights, zero biases; channels-last weights, on a CPU nearly twice as fast as the default layout."""
+    convolution = nn.Conv2d(channels_in, channels_out, kernel, padding=padding)
+    nn.init.xavier_uniform_(convolution.weight, nn.init.calculate_gain("relu"))
+    assert convolution.bias is not None
+    nn.init.zeros_(convolution.bias)
+    convolution.weight.data = convolution.weight.data.contiguous(memory_format=torch.channels_last)
+    return convolution
 
 
 def parameter_count(network: nn.Module) -> int:

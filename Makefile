@@ -1,0 +1,39 @@
+# make train    install, train on Pong for about ten minutes, evaluate
+# make test     install, run the tests
+# make check    formatting, lint and types
+# Another Python than the first 3.11 or 3.12 found: make PYTHON=/path/to/python3.12 venv
+
+PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+
+.PHONY: train test check venv
+.DELETE_ON_ERROR:
+
+venv: .venv/installed
+
+.venv/python:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found; install one, or name it: make PYTHON=/path/to/python3.12 venv" >&2; exit 2; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv" >&2; exit 2; }
+	@touch $@
+
+.venv/installed: requirements.txt .venv/python
+	$(BIN)/pip install --quiet --requirement requirements.txt
+	@touch $@
+
+.venv/installed-dev: requirements-dev.txt .venv/installed
+	$(BIN)/pip install --quiet --requirement requirements-dev.txt
+	@touch $@
+
+# The tuned settings for Pong (docs/results/pong.md), with a budget of about ten minutes on two cores.
+train: .venv/installed
+	$(BIN)/python -m launch.train --env Pong --head neurocoder --workers 2 --envs-per-worker 8 --rollout-steps 10 \
+		--optimizer adam --learning-rate 3e-4 --gae-lambda 0.95 --total-steps 120_000
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest --quiet
+
+check: .venv/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
