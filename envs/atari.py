@@ -61,7 +61,7 @@ def resolve(env: str) -> AtariSettings:
     )
     if rom is None:
         near = difflib.get_close_matches(
-            env.split("/")[-1].split("-")[0].capitalize(), games, n=3, cutoff=0.5
+            env.split("/")[-1].split("-")[0].capitalize(), games, n=3, cutoff=0.6
         )
         hint = f"near names: {', '.join(near)}" if near else "use a game's name like Pong or MsPacman"
         raise ValueError(f"env {env!r} is no Atari game of ale-py; {hint}, or a full id like ALE/Pong-v5")

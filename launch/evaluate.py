@@ -154,7 +154,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = tyro.cli(Arguments, prog="python -m launch.evaluate", description=__doc__)
     try:
         arguments.check()
         candidates = [find_checkpoints(run, best=arguments.best) for run in arguments.runs]

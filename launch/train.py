@@ -56,18 +56,24 @@ class Arguments:
                 raise ValueError(f"{flag} is {value}; it must be at least {low}")
 
 
+PROGRAM = "python -m launch.train"
+
 FIXED = ("env", "head", "head_on", "neurocoder", "hypernet", "optimizer")
 """Settings that decide the shape of what a checkpoint holds: a resumed run keeps them."""
 
 
 def parse(argv: list[str]) -> Arguments:
     """The arguments, checked; with --resume, the run's own settings are the defaults."""
-    arguments = tyro.cli(Arguments, args=argv, description=__doc__)
+    arguments = tyro.cli(Arguments, args=argv, prog=PROGRAM, description=__doc__)
     try:
         if arguments.resume is not None:
             saved = _saved_config(arguments.resume)
             arguments = tyro.cli(
-                Arguments, args=argv, default=replace(arguments, config=saved), description=__doc__
+                Arguments,
+                args=argv,
+                default=replace(arguments, config=saved),
+                prog=PROGRAM,
+                description=__doc__,
             )
             for name in FIXED:
                 before, now = getattr(saved, name), getattr(arguments.config, name)
@@ -84,8 +90,10 @@ def parse(argv: list[str]) -> Arguments:
 def _saved_config(run: Path) -> A3CConfig:
     try:
         return A3CConfig.from_dict(json.loads((run / "config.json").read_text())["a3c"])
+    except FileNotFoundError as error:
+        raise ValueError(f"--resume {run}: not the folder of a run, it has no config.json") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"--resume {run}: not the folder of a run ({error})") from error
+        raise ValueError(f"--resume {run}: its config.json cannot be used ({error})") from error
 
 
 def main() -> None:
@@ -109,9 +117,13 @@ def main() -> None:
 
 
 def _require_gpu() -> None:
-    import torch
+    # Without any of these there is no GPU (NVIDIA, AMD, Windows Subsystem for Linux), and no need to load torch to see it.
+    devices = any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
+    if devices:
+        import torch
 
-    if not torch.cuda.is_available():
+        devices = torch.cuda.is_available()
+    if not devices:
         raise ValueError(
             "--gpus-per-worker asks for a GPU, but PyTorch sees none here; leave it out to run on the CPU"
         )

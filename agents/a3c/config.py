@@ -128,6 +128,18 @@ class A3CConfig:
         for name in ("gamma", "gae_lambda", "rmsprop_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{_flag(name)} is {getattr(self, name)}; it must be from 0 to 1")
+        sizes = {f"neurocoder.{name}": getattr(self.neurocoder, name) for name in ("slots", "key_dim", "heads")}
+        sizes["hypernet.hidden"] = self.hypernet.hidden
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{_flag(name)} is {size}; it must be at least 1")
+        if self.neurocoder.steps < 0:
+            raise ValueError(f"--neurocoder.steps is {self.neurocoder.steps}; it must be 0 or more")
+        if not 0 <= self.neurocoder.least_used < self.neurocoder.slots:
+            raise ValueError(
+                f"--neurocoder.least-used is {self.neurocoder.least_used}; it must be from 0 to slots - 1 = "
+                f"{self.neurocoder.slots - 1}"
+            )
         if self.deterministic and self.workers:
             raise ValueError(
                 f"--deterministic needs --workers 0, but --workers is {self.workers}: asynchronous workers push in any order"

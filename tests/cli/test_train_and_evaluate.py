@@ -1,0 +1,164 @@
+"""The commands as a person types them, on real games."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import psutil
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from launch.checkpoints import list_checkpoints, load_newest
+
+TAGS = {
+    "charts/SPS",
+    "charts/frames",
+    "charts/learning_rate",
+    "losses/policy",
+    "losses/value",
+    "losses/entropy",
+    "losses/orthogonality",
+    "losses/gradient_norm",
+    "a3c/staleness",
+    "a3c/updates",
+    "program/usage_entropy",
+}
+
+
+def start(module: str, *arguments: object, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", f"launch.{module}", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def run(module: str, *arguments: object) -> str:
+    process = start(module, *arguments)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return output
+
+
+def curves(folder: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    return accumulator
+
+
+def wait_for(condition, *, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, str]:
+    """A short run on Pong without Ray, long enough for games to end: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("runs") / "pong"
+    output = run(
+        "train", "--env", "Pong", "--workers", 0, "--envs-per-worker", 2, "--rollout-steps", 10,
+        "--total-steps", 2_200, "--checkpoint-every", 1_000, "--run-dir", folder, "--evaluate-episodes", 1,
+    )  # fmt: skip
+    return folder, output
+
+
+def test_training_ends_with_a_score_and_the_three_commands_to_go_on_with(trained):
+    folder, output = trained
+    assert "human-normalised" in output
+    for command in ("watch", "evaluate", "resume"):
+        assert any(line.startswith(command) and str(folder) in line for line in output.splitlines())
+
+
+def test_a_run_folder_holds_settings_checkpoints_and_all_curves(trained):
+    folder, _ = trained
+    assert json.loads((folder / "config.json").read_text())["a3c"]["env"] == "Pong"
+    assert 2 <= len(list_checkpoints(folder / "checkpoints")) <= 4
+    written = curves(folder)
+    scalars = set(written.Tags()["scalars"])
+    assert scalars >= TAGS | {"charts/episodic_return", "charts/episodic_length"}
+    assert "program/attention" in written.Tags()["images"]
+    frames = written.Scalars("charts/frames")
+    assert all(frame.value == 4 * frame.step for frame in frames)
+    assert all(-21 <= score.value <= 21 for score in written.Scalars("charts/episodic_return"))
+
+
+def test_a_policy_is_evaluated_on_full_games_with_scores_json_and_video(trained, tmp_path):
+    folder, _ = trained
+    output = run(
+        "evaluate", folder, "--episodes", 2, "--video", tmp_path / "game.mp4", "--json", tmp_path / "scores.json"
+    )  # fmt: skip
+    assert "sticky actions 0.0, frame skip 4, up to 30 no-ops" in output
+    (result,) = json.loads((tmp_path / "scores.json").read_text())
+    assert result["env"] == "Pong" and result["head"] == "neurocoder" and result["env_steps"] >= 2_200
+    assert len(result["episode_returns"]) == 2
+    assert result["mean"] == sum(result["episode_returns"]) / 2
+    assert result["iqm_ci95"][0] <= result["iqm"] <= result["iqm_ci95"][1]
+    assert result["human_normalised_mean"] == pytest.approx((result["mean"] + 20.7) / (14.6 + 20.7), abs=1e-6)
+    assert result["settings"]["sticky"] == 0
+    video = cv2.VideoCapture(str(tmp_path / "game.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == result["episode_lengths"][0] + 1
+    _, frame = video.read()
+    blue, green, red = frame[frame.shape[0] // 2, frame.shape[1] // 2]
+    assert (red, green, blue) == pytest.approx((144, 72, 17), abs=12)  # Pong's brown court
+
+
+def test_sticky_actions_can_be_asked_for_in_evaluation(trained, tmp_path):
+    folder, _ = trained
+    run("evaluate", folder, "--episodes", 1, "--sticky", 0.25, "--greedy", "--json", tmp_path / "scores.json")
+    (result,) = json.loads((tmp_path / "scores.json").read_text())
+    assert result["settings"]["sticky"] == 0.25 and result["settings"]["greedy"]
+
+
+def test_a_resumed_run_goes_on_where_it_stopped_without_a_jump_back(trained, tmp_path):
+    folder, _ = trained
+    run("train", "--resume", folder, "--total-steps", 2_500, "--evaluate-episodes", 0)
+    newest = load_newest(folder / "checkpoints", warn=pytest.fail)
+    assert newest.state["env_steps"] >= 2_500
+    assert newest.state["config"]["envs_per_worker"] == 2  # the run's own settings
+    steps = [point.step for point in curves(folder).Scalars("charts/frames")]
+    assert steps == sorted(steps) and steps[-1] >= 2_500 and steps[0] < 2_200
+
+
+def test_a_finished_run_is_not_resumed_without_more_steps(trained):
+    folder, _ = trained
+    process = start("train", "--resume", folder)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2 and "larger --total-steps" in errors and errors.count("\n") == 1
+
+
+def test_a_run_is_not_resumed_with_another_head(trained):
+    folder, _ = trained
+    process = start("train", "--resume", folder, "--head", "mlp")
+    _, errors = process.communicate(timeout=60)
+    assert (
+        process.returncode == 2 and "'neurocoder'" in errors and "'mlp'" in errors and errors.count("\n") == 1
+    )
+
+
+@pytest.mark.parametrize(
+    "workers, number, status",
+    [(0, signal.SIGTERM, 143), (2, signal.SIGINT, 130)],
+    ids=["SIGTERM", "Ctrl-C on Ray"],
+)
+def test_a_signal_ends_a_run_with_a_last_checkpoint_and_no_process_left(workers, number, status, tmp_path):
+    folder = tmp_path / "run"
+    process = start(
+        "train", "--workers", workers, "--envs-per-worker", 2, "--rollout-steps", 5, "--checkpoint-every", 1,
+        "--run-dir", folder, start_new_session=True,
+    )  # fmt: skip
+    wait_for(lambda: list_checkpoints(folder / "checkpoints"))
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) > workers or workers == 0
+    refused = start("train", "--resume", folder)
+    assert "in use by a live run" in refused.communicate(timeout=60)[1] and refused.returncode == 2
+    os.killpg(process.pid, number)  # as a terminal does: to the whole group
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status, errors
+    assert "Traceback" not in errors
+    newest = load_newest(folder / "checkpoints", warn=pytest.fail)
+    assert newest.state["env_steps"] > 0
+    wait_for(lambda: not psutil.wait_procs(family, timeout=0)[1], seconds=15)
