@@ -58,6 +58,12 @@ class Arguments:
                 raise ValueError(f"--video shows one policy, but {len(self.runs)} runs are given")
             if self.video.suffix != ".mp4":
                 raise ValueError(f"--video {self.video} must end in .mp4")
+            try:
+                import launch.video  # noqa: F401
+            except ImportError as error:
+                raise ValueError(
+                    f"--video needs OpenCV, which cannot be loaded here ({error}); on Debian: apt install libgl1 libglib2.0-0"
+                ) from error
         for file in (self.video, self.json):
             if file is not None and not file.absolute().parent.is_dir():
                 raise ValueError(f"{file}: its folder does not exist; make it or name another file")

@@ -128,7 +128,9 @@ class A3CConfig:
         for name in ("gamma", "gae_lambda", "rmsprop_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{_flag(name)} is {getattr(self, name)}; it must be from 0 to 1")
-        sizes = {f"neurocoder.{name}": getattr(self.neurocoder, name) for name in ("slots", "key_dim", "heads")}
+        sizes = {
+            f"neurocoder.{name}": getattr(self.neurocoder, name) for name in ("slots", "key_dim", "heads")
+        }
         sizes["hypernet.hidden"] = self.hypernet.hidden
         for name, size in sizes.items():
             if size < 1:

@@ -50,8 +50,10 @@ class RolloutWorker:
         self.network = build_policy(config, action_count(settings.rom)).to(self.device)
         self.weights, self.gradient = flatten_parameters(self.network)
         self.generator = torch.Generator(self.device).manual_seed(config.seed * 1000 + index)
-        if random_state is not None:
-            self.generator.set_state(random_state)
+        if random_state is not None and random_state.shape == self.generator.get_state().shape:
+            self.generator.set_state(
+                random_state
+            )  # else it is that of a CPU and this a GPU's generator, or the reverse
         self.games = AtariGames(
             settings, config.envs_per_worker, life_loss_terminates=config.life_loss_terminates
         )

@@ -2,13 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import cv2
 import psutil
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -88,6 +88,7 @@ def test_a_run_folder_holds_settings_checkpoints_and_all_curves(trained):
 
 def test_a_policy_is_evaluated_on_full_games_with_scores_json_and_video(trained, tmp_path):
     folder, _ = trained
+    cv2 = pytest.importorskip("cv2", reason="OpenCV needs libGL.so.1", exc_type=ImportError)
     output = run(
         "evaluate", folder, "--episodes", 2, "--video", tmp_path / "game.mp4", "--json", tmp_path / "scores.json"
     )  # fmt: skip
@@ -106,9 +107,20 @@ def test_a_policy_is_evaluated_on_full_games_with_scores_json_and_video(trained,
     assert (red, green, blue) == pytest.approx((144, 72, 17), abs=12)  # Pong's brown court
 
 
-def test_sticky_actions_can_be_asked_for_in_evaluation(trained, tmp_path):
+def test_a_checkpoint_folder_alone_is_evaluated_with_sticky_actions_if_asked(trained, tmp_path):
     folder, _ = trained
-    run("evaluate", folder, "--episodes", 1, "--sticky", 0.25, "--greedy", "--json", tmp_path / "scores.json")
+    checkpoint = shutil.copytree(list_checkpoints(folder / "checkpoints")[0], tmp_path / "policy")
+    run(
+        "evaluate",
+        checkpoint,
+        "--episodes",
+        1,
+        "--sticky",
+        0.25,
+        "--greedy",
+        "--json",
+        tmp_path / "scores.json",
+    )
     (result,) = json.loads((tmp_path / "scores.json").read_text())
     assert result["settings"]["sticky"] == 0.25 and result["settings"]["greedy"]
 

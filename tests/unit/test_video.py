@@ -2,11 +2,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
-from launch.video import VideoWriter, screen_size
+cv2 = pytest.importorskip("cv2", reason="OpenCV needs libGL.so.1", exc_type=ImportError)
+
+from launch.video import VideoWriter, screen_size  # noqa: E402
 
 ATARI = (210, 160)
 REPOSITORY = Path(__file__).parents[2]
