@@ -9,6 +9,7 @@ u_n, v_n and sigma_n are read from the Program Memory by attention. Since they a
 which needs memory B x n x P for attention and two dense products with the memories, not B x d_in x d_out.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from neurocoder.program_controller import LinearController, RecurrentController
 from neurocoder.program_memory import ProgramMemory, Variant, interpolate_with_least_used, similarity
+from neurocoder.settings import check_choice
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,12 @@ class NeurocoderLinear(nn.Module):
             )
         if not 0 <= least_used < slots:
             raise ValueError(f"least_used is {least_used}; it must be from 0 to slots - 1 = {slots - 1}")
-        if keys not in ("generated", "learned"):
-            raise ValueError(f"keys is {keys!r}; it must be 'generated' or 'learned'")
-        if variant not in ("paper", "release"):
-            raise ValueError(f"variant is {variant!r}; it must be 'paper' or 'release'")
+        if beta is not None and not 0 < beta < math.inf:
+            raise ValueError(f"beta is {beta}; it must be above 0, or None for the released code's")
+        if not 0 <= orthogonality_weight < math.inf:
+            raise ValueError(f"orthogonality_weight is {orthogonality_weight}; it must be 0 or more")
+        check_choice("keys", keys, ("generated", "learned"))
+        check_choice("variant", variant, ("paper", "release"))
         self.in_features, self.out_features = in_features, out_features
         self.heads, self.key_dim, self.steps, self.least_used = heads, key_dim, steps, least_used
         self.variant, self.orthogonality_weight = variant, orthogonality_weight
@@ -147,10 +151,10 @@ class NeurocoderLinear(nn.Module):
             y = y + gate * (x @ self.R)
         if self.bias is not None:
             y = y + self.bias
-        return y.unflatten(0, leading), ProgramTrace(
-            attention=attention.unflatten(0, leading),
-            singular_values=sigma.unflatten(0, leading),
-            residual_gate=None if gate is None else gate.squeeze(-1).unflatten(0, leading),
+        return y.reshape(*leading, self.out_features), ProgramTrace(
+            attention=attention.reshape(*leading, *attention.shape[1:]),
+            singular_values=sigma.reshape(*leading, sigma.shape[-1]),
+            residual_gate=None if gate is None else gate.reshape(leading),
         )
 
     def _attention(self, x: Tensor, queries: Tensor) -> Tensor:

@@ -85,9 +85,10 @@ def similarity(queries: Tensor, keys: Tensor, variant: Variant) -> Tensor:
     query_norm = torch.linalg.vector_norm(queries, dim=-1, keepdim=True) + EPSILON  # (B, J, 3, H, 1)
     key_norm = torch.linalg.vector_norm(keys, dim=-1, keepdim=True) + EPSILON  # (3, P, 1)
     if variant == "paper":
-        return (queries / query_norm) @ (keys / key_norm).mT
+        return torch.einsum("bjahk,apk->bjahp", queries / query_norm, keys / key_norm)
     # The release adds a second epsilon to the product of norms, K times smaller than the product it is written beside.
-    return queries @ keys.mT / (query_norm * key_norm.mT + EPSILON / keys.shape[-1])
+    products = torch.einsum("bjahk,apk->bjahp", queries, keys)
+    return products / (query_norm * key_norm.mT + EPSILON / keys.shape[-1])
 
 
 def interpolate_with_least_used(scores: Tensor, gates: Tensor, least_used: int) -> Tensor:
@@ -111,7 +112,7 @@ def interpolate_with_least_used(scores: Tensor, gates: Tensor, least_used: int) 
         steps.append(attention)
         most = attention.amax(dim=-2, keepdim=True)  # over heads, (B, 3, 1, P)
         usage = most if usage is None else torch.maximum(usage, most)
-        unused = 1 - usage
-        threshold = unused.topk(least_used + 1, dim=-1).values[..., -1:]
-        candidates = unused * (unused > threshold)
+        # Compared as usage: in single precision 1 - usage is 1 for all slots that were hardly read.
+        threshold = usage.topk(least_used + 1, dim=-1, largest=False).values[..., -1:]
+        candidates = (1 - usage) * (usage < threshold)
     return torch.stack(steps, dim=1)

@@ -142,6 +142,11 @@ class A3CConfig:
                 f"--neurocoder.least-used is {self.neurocoder.least_used}; it must be from 0 to slots - 1 = "
                 f"{self.neurocoder.slots - 1}"
             )
+        if self.neurocoder.beta is not None and not 0 < self.neurocoder.beta < math.inf:
+            raise ValueError(f"--neurocoder.beta is {self.neurocoder.beta}; it must be above 0, or None")
+        if not 0 <= self.neurocoder.orthogonality_weight < math.inf:
+            weight = self.neurocoder.orthogonality_weight
+            raise ValueError(f"--neurocoder.orthogonality-weight is {weight}; it must be 0 or more")
         if self.deterministic and self.workers:
             raise ValueError(
                 f"--deterministic needs --workers 0, but --workers is {self.workers}: asynchronous workers push in any order"

@@ -7,6 +7,8 @@ the parameter count of the paper's Atari row fits (Table 7, 3.6 M).
 import torch
 from torch import Tensor, nn
 
+from neurocoder.settings import check_sizes
+
 
 class HyperNetLinear(nn.Module):
     """A drop-in for `nn.Linear` with element-wise weight scales from a two-layer network. Starts as the plain layer.
@@ -17,9 +19,7 @@ class HyperNetLinear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, *, hidden: int = 64):
         super().__init__()
-        for name, size in dict(in_features=in_features, out_features=out_features, hidden=hidden).items():
-            if size < 1:
-                raise ValueError(f"{name} is {size}; it must be at least 1")
+        check_sizes(in_features=in_features, out_features=out_features, hidden=hidden)
         self.in_features, self.out_features = in_features, out_features
         plain = nn.Linear(in_features, out_features)
         self.weight, self.bias = plain.weight, plain.bias  # (d_out, d_in), (d_out)
@@ -41,7 +41,7 @@ class HyperNetLinear(nn.Module):
         by_hidden = torch.tensordot(x, scale_weight, dims=([1], [1]))  # (B, d_out, h)
         y = (by_hidden @ hidden.unsqueeze(-1)).squeeze(-1)
         y = y + nn.functional.linear(x, self.weight * self.scale.bias.unflatten(0, shape), self.bias)
-        return y.unflatten(0, leading)
+        return y.reshape(*leading, self.out_features)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
