@@ -10,7 +10,11 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from neurocoder.alternatives.film import FiLMLinear
 from neurocoder.alternatives.hypernet import HyperNetLinear
+from neurocoder.alternatives.low_rank import LowRankLinear
+from neurocoder.alternatives.mixture_of_experts import MixtureOfExpertsLinear
+from neurocoder.alternatives.stored_program import StoredProgramLinear
 from neurocoder.layer import NeurocoderLinear
 
 OutputLayer = Callable[[int, int], nn.Module]
@@ -18,8 +22,12 @@ OutputLayer = Callable[[int, int], nn.Module]
 
 OUTPUT_LAYERS: dict[str, Callable[..., nn.Module]] = {
     "mlp": nn.Linear,
-    "hypernet": HyperNetLinear,
     "neurocoder": NeurocoderLinear,
+    "hypernet": HyperNetLinear,
+    "film": FiLMLinear,
+    "moe": MixtureOfExpertsLinear,
+    "nsm": StoredProgramLinear,
+    "lowrank": LowRankLinear,
 }
 
 

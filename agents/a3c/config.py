@@ -41,8 +41,10 @@ class NeurocoderSettings:
 
 @dataclass(frozen=True)
 class HyperNetSettings:
-    """The HyperNet head: see `neurocoder.alternatives.hypernet`."""
+    """The HyperNet head: see `neurocoder.alternatives.hypernet`. Defaults: what fits the paper's Table 7, Atari."""
 
+    scale: Literal["rows", "elements"] = "elements"
+    """Scale the rows of the weight matrix, or each of its elements."""
     hidden: int = 64
     """Hidden width of the network that scales the weights."""
 

@@ -43,8 +43,12 @@ def random_frames(number, *, low=0, high=256, seed=0):
     ],
 )
 def test_parameter_count_is_the_one_behind_the_published_table(actor, actions, expected):
-    factory = NEUROCODER if actor == "neurocoder" else output_layer(actor)
-    assert parameter_count(ConvLSTM(actions, actor=factory)) == expected
+    factories = {
+        "neurocoder": NEUROCODER,
+        "mlp": nn.Linear,
+        "hypernet": output_layer("hypernet", scale="elements"),
+    }
+    assert parameter_count(ConvLSTM(actions, actor=factories[actor])) == expected
 
 
 def test_parameter_count_leaves_out_what_is_not_trained():

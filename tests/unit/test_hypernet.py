@@ -15,7 +15,7 @@ from neurocoder.alternatives.hypernet import HyperNetLinear
 
 def random_layer(*, hidden=5, in_features=4, out_features=3, seed=0):
     """A float64 layer in which no parameter is zero or small."""
-    layer = HyperNetLinear(in_features, out_features, hidden=hidden).double()
+    layer = HyperNetLinear(in_features, out_features, scale="elements", hidden=hidden).double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in layer.parameters():
@@ -66,7 +66,7 @@ def test_values_and_gradients_agree_with_weights_scaled_one_input_at_a_time(
 
 def test_scales_start_near_one_so_the_layer_starts_near_the_plain_one():
     torch.manual_seed(0)
-    layer = HyperNetLinear(512, 9)
+    layer = HyperNetLinear(512, 9, scale="elements")
     x = torch.randn(200, 512)
     plain = nn.functional.linear(x, layer.weight, layer.bias)
     distance = (layer(x) - plain).norm() / plain.norm()
@@ -75,7 +75,7 @@ def test_scales_start_near_one_so_the_layer_starts_near_the_plain_one():
 
 def test_the_scaled_weights_themselves_start_as_those_of_a_linear_layer():
     torch.manual_seed(0)
-    layer = HyperNetLinear(512, 9)
+    layer = HyperNetLinear(512, 9, scale="elements")
     torch.manual_seed(0)
     plain = nn.Linear(512, 9)
     assert torch.equal(layer.weight, plain.weight) and torch.equal(layer.bias, plain.bias)
@@ -124,4 +124,23 @@ def test_the_layer_never_holds_all_scaled_weights_as_the_reference_does(function
 def test_a_size_below_one_is_refused_by_name_and_value(wrong):
     ((field, value),) = wrong.items()
     with pytest.raises(ValueError, match=rf"^{field} is {value};"):
-        HyperNetLinear(**dict(in_features=4, out_features=3, hidden=5) | wrong)
+        HyperNetLinear(**dict(in_features=4, out_features=3, scale="elements", hidden=5) | wrong)
+
+
+@pytest.mark.parametrize("hidden", [None, 5])
+def test_row_scales_agree_with_weights_scaled_one_input_at_a_time(hidden):
+    layer = HyperNetLinear(4, 3, scale="rows", hidden=hidden).double()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    x = random_input(6, 4).requires_grad_()
+    slow = []
+    for row in x:
+        scale = layer.scale(row if hidden is None else layer.hidden(row).clamp(min=0))
+        slow.append((layer.weight @ torch.diag(scale)) @ row + layer.bias)
+    y, y_slow = layer(x), torch.stack(slow)
+    torch.testing.assert_close(y, y_slow)
+    wanted = [x, *layer.parameters()]
+    for one, other in zip(
+        *(torch.autograd.grad(out.square().sum(), wanted) for out in (y, y_slow)), strict=True
+    ):
+        torch.testing.assert_close(one, other)

@@ -1,0 +1,38 @@
+"""FiLM: feature-wise modulation of the output layer's activation (paper, appendix; Perez et al. 2018).
+
+(gamma, delta) = f(x), y = gamma (.) (x W + b) + delta, f an MLP of one or two layers with ReLU.
+"""
+
+from torch import Tensor, nn
+
+from neurocoder.settings import check_sizes
+
+
+class FiLMLinear(nn.Module):
+    """A drop-in for `nn.Linear` whose outputs are scaled and shifted for every input. Starts as the plain layer.
+
+    Args:
+        hidden: width of the hidden layer of f; None for a single affine map (the paper's polynomial row).
+
+    Raises:
+        ValueError: a size below 1, naming it.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, hidden: int | None = None):
+        super().__init__()
+        check_sizes(in_features=in_features, out_features=out_features, hidden=hidden)
+        self.in_features, self.out_features = in_features, out_features
+        self.linear = nn.Linear(in_features, out_features)
+        last = nn.Linear(hidden or in_features, 2 * out_features)
+        nn.init.zeros_(last.weight)  # no source gives an initialisation: gamma = 1, delta = 0
+        nn.init.zeros_(last.bias)
+        nn.init.ones_(last.bias[:out_features])
+        self.modulation = nn.Sequential(nn.Linear(in_features, hidden), nn.ReLU(), last) if hidden else last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d_in) -> (..., d_out)."""
+        gamma, delta = self.modulation(x).chunk(2, dim=-1)
+        return gamma * self.linear(x) + delta
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}"

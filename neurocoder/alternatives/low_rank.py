@@ -1,0 +1,56 @@
+"""A static low-rank map: the control that tells composition from low rank.
+
+A Neurocoder layer's program has rank n and a certain scale at initialisation. This layer has the same rank and scale, but the
+same weights for every input: what Neurocoder gains over it is due to composing programs.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from neurocoder.settings import check_sizes
+
+
+class LowRankLinear(nn.Module):
+    """A drop-in for `nn.Linear` with weights U V, U (d_in, rank) and V (rank, d_out).
+
+    Args:
+        rank: n; of a Neurocoder layer, heads * max(steps, 1).
+        weight_deviation: standard deviation of the entries of U V at initialisation; None for a plain layer's,
+            1 / sqrt(3 d_in).
+
+    Raises:
+        ValueError: a setting out of range, naming it.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        rank: int,
+        weight_deviation: float | None = None,
+        bias: bool = True,
+    ):
+        super().__init__()
+        check_sizes(in_features=in_features, out_features=out_features, rank=rank)
+        if weight_deviation is None:
+            weight_deviation = 1 / math.sqrt(3 * in_features)
+        if not weight_deviation > 0:
+            raise ValueError(f"weight_deviation is {weight_deviation}; it must be above 0")
+        self.in_features, self.out_features = in_features, out_features
+        deviation = math.sqrt(
+            weight_deviation / math.sqrt(rank)
+        )  # of U and V: rank terms of variance deviation^4
+        self.U = nn.Parameter(torch.randn(in_features, rank) * deviation)
+        self.V = nn.Parameter(torch.randn(rank, out_features) * deviation)
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d_in) -> (..., d_out)."""
+        y = x @ self.U @ self.V
+        return y if self.bias is None else y + self.bias
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.U.shape[1]}"

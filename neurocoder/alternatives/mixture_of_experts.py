@@ -1,0 +1,109 @@
+"""Sparse mixture of experts with noisy top-k gating (Shazeer et al. 2017), the paper's "MOE".
+
+logits = x W_g + eps softplus(x W_n), eps standard normal, in training; x W_g in evaluation. The k largest of their softmax,
+renormalised, weigh k experts; only those are computed. Where the port that the paper used compares softmaxed thresholds with
+raw logits, logits are compared with logits here; its expert's softmax is left out, since ours emits logits or hidden units.
+Shapes: B inputs, N experts, k chosen.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neurocoder.settings import check_sizes
+
+NOISE_FLOOR = 0.01  # smallest standard deviation of the gating noise
+
+
+class MixtureOfExpertsLinear(nn.Module):
+    """A drop-in for `nn.Linear`: for every input, a weighted sum of `active` of `experts` small networks.
+
+    An expert is an MLP with one hidden layer of ReLUs.
+
+    Args:
+        experts: N.
+        active: k, experts computed for an input.
+        hidden: an expert's hidden width.
+        balance_weight: weight of the load and importance losses in `auxiliary_loss`.
+
+    Raises:
+        ValueError: a setting out of range, naming it.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        experts: int,
+        active: int,
+        hidden: int = 64,
+        balance_weight: float = 0.01,
+    ):
+        super().__init__()
+        check_sizes(
+            in_features=in_features, out_features=out_features, experts=experts, active=active, hidden=hidden
+        )
+        if active > experts:
+            raise ValueError(f"active is {active}; it must be at most experts = {experts}")
+        self.in_features, self.out_features = in_features, out_features
+        self.active, self.balance_weight = active, balance_weight
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(in_features, hidden), nn.ReLU(), nn.Linear(hidden, out_features))
+            for _ in range(experts)
+        )
+        self.gate = nn.Parameter(torch.zeros(in_features, experts))  # W_g
+        self.noise = nn.Parameter(torch.zeros(in_features, experts))  # W_n
+        self._balance: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d_in) -> (..., d_out)."""
+        leading, x = x.shape[:-1], x.reshape(-1, self.in_features)  # (B, d_in)
+        weights, chosen = self._route(x)  # (B, k) each
+        y = x.new_zeros(len(x), self.out_features)
+        for number, expert in enumerate(self.experts):
+            row, place = (chosen == number).nonzero(as_tuple=True)  # inputs that chose this expert
+            if len(row):
+                y = y.index_add(0, row, weights[row, place].unsqueeze(-1) * expert(x[row]))
+        return y.reshape(*leading, self.out_features)
+
+    def auxiliary_loss(self) -> Tensor:
+        """Weighted CV^2(importance) + CV^2(load) of the last training batch, scalar; 0 before the first."""
+        if self._balance is None:
+            return self.gate.new_zeros(())
+        return self.balance_weight * self._balance
+
+    def _route(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights and numbers of the chosen experts, (B, k) each."""
+        clean = x @ self.gate  # (B, N)
+        if not self.training:
+            logits, chosen = clean.topk(self.active, dim=-1)
+            return logits.softmax(dim=-1), chosen  # the softmax over all, renormalised over the chosen
+        deviation = F.softplus(x @ self.noise) + NOISE_FLOOR
+        noisy = clean + torch.randn_like(clean) * deviation
+        logits, chosen = noisy.topk(self.active, dim=-1)
+        weights = logits.softmax(dim=-1)
+        importance = torch.zeros_like(noisy).scatter(-1, chosen, weights).sum(dim=0)  # (N,)
+        load = self._chances(clean, noisy, deviation).sum(dim=0)  # (N,)
+        self._balance = _squared_variation(importance) + _squared_variation(load)
+        return weights, chosen
+
+    def _chances(self, clean: Tensor, noisy: Tensor, deviation: Tensor) -> Tensor:
+        """(B, N): the probability that an expert is among the top k if its own noise is drawn again."""
+        experts = noisy.shape[-1]
+        if self.active == experts:
+            return torch.ones_like(noisy)
+        top = noisy.topk(self.active + 1, dim=-1).values
+        last_in, first_out = top[:, -2:-1], top[:, -1:]  # the k-th and the (k+1)-th
+        threshold = torch.where(noisy > first_out, first_out, last_in)  # what it has to beat without itself
+        return torch.special.ndtr((clean - threshold) / deviation)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, active={self.active}"
+
+
+def _squared_variation(amounts: Tensor) -> Tensor:
+    """Squared coefficient of variation of (N,), 0 for one expert."""
+    if len(amounts) == 1:
+        return amounts.new_zeros(())
+    return amounts.var() / (amounts.mean().square() + 1e-10)

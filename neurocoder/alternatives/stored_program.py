@@ -1,0 +1,84 @@
+"""NSM, Neural Stored-program Memory: a soft mixture of whole weight matrices (Le et al. 2020).
+
+k_p = tanh(E_p), q = tanh(x W_q + b_q), strength = softplus(x w_s + b_s), a = softmax_p(strength cos(q, k_p)),
+y = x sum_p a_p M_p (+ sum_p a_p c_p). Computed as sum_p a_p (x M_p): one product with all programs, no matrix per input.
+Shapes: B inputs, P programs, K key width.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neurocoder.program_memory import EPSILON, Variant
+from neurocoder.settings import check_choice, check_sizes
+
+
+class StoredProgramLinear(nn.Module):
+    """A drop-in for `nn.Linear` that mixes `slots` stored weight matrices for every input.
+
+    Keys and programs are drawn as one Xavier-uniform (gain 1.4) matrix with a program flattened into a row, as released;
+    its bound is about ten times smaller than a plain layer's.
+
+    Args:
+        slots: P, stored programs.
+        key_dim: K.
+        bias: let each program carry a bias.
+        key_loss_weight: weight of the mean pairwise cosine of the keys in `auxiliary_loss` (the NSM paper: 0.1, decaying).
+        variant: "release" divides the cosine by K, as the released code does; see `NeurocoderLinear`.
+
+    Raises:
+        ValueError: a setting out of range, naming it.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        slots: int,
+        key_dim: int,
+        bias: bool = True,
+        key_loss_weight: float = 0.0,
+        variant: Variant = "paper",
+    ):
+        super().__init__()
+        check_sizes(in_features=in_features, out_features=out_features, slots=slots, key_dim=key_dim)
+        check_choice("variant", variant, ("paper", "release"))
+        self.in_features, self.out_features = in_features, out_features
+        self.key_loss_weight = key_loss_weight
+        self.beta = 1.0 if variant == "paper" else 1.0 / key_dim
+        program_size = (in_features + bias) * out_features
+        bound = 1.4 * math.sqrt(6 / (slots + key_dim + program_size))
+        self.programs = nn.Parameter(torch.empty(slots, out_features, in_features).uniform_(-bound, bound))
+        self.biases = nn.Parameter(torch.empty(slots, out_features).uniform_(-bound, bound)) if bias else None
+        self.keys = nn.Parameter(torch.empty(slots, key_dim).uniform_(-bound, bound))
+        self.query = nn.Linear(in_features, key_dim)
+        self.strength = nn.Linear(in_features, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d_in) -> (..., d_out)."""
+        leading, x = x.shape[:-1], x.reshape(-1, self.in_features)  # (B, d_in)
+        attention = self._attention(x)  # (B, P)
+        by_program = F.linear(x, self.programs.flatten(0, 1)).unflatten(
+            -1, (-1, self.out_features)
+        )  # (B, P, d_out)
+        if self.biases is not None:
+            by_program = by_program + self.biases
+        return (attention.unsqueeze(1) @ by_program).squeeze(1).reshape(*leading, self.out_features)
+
+    def auxiliary_loss(self) -> Tensor:
+        """Weighted mean cosine between the keys of different programs, scalar."""
+        keys = F.normalize(self.keys.tanh(), dim=-1, eps=EPSILON)
+        pairs = len(keys) * (len(keys) - 1)
+        cosines = keys @ keys.T
+        return self.key_loss_weight * (cosines.sum() - cosines.trace()) / max(pairs, 1)
+
+    def _attention(self, x: Tensor) -> Tensor:
+        query = F.normalize(self.query(x).tanh(), dim=-1, eps=EPSILON)
+        keys = F.normalize(self.keys.tanh(), dim=-1, eps=EPSILON)
+        return (self.beta * F.softplus(self.strength(x)) * (query @ keys.T)).softmax(dim=-1)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, slots={len(self.programs)}"
