@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from agents.a3c import start_training
 from agents.a3c.config import A3CConfig
 from envs.atari import resolve
 from launch.checkpoints import list_checkpoints, load_newest
@@ -151,7 +152,7 @@ def _warn(line: str) -> None:
 
 def train(arguments: Arguments, folder: RunFolder, snapshot: "Snapshot | None") -> int:
     """Runs training to its end or to a signal, and plays with the result: the exit status."""
-    from agents.a3c.training import TrainingError, start_training
+    from agents.a3c.training import TrainingError
     from launch.evaluate import evaluate, show
     from launch.recorder import Recorder
 

@@ -1,0 +1,45 @@
+"""Training in this process, without Ray: for debugging, tests and a single GPU."""
+
+from typing import Self
+
+import torch
+
+from agents.a3c.config import A3CConfig
+from agents.a3c.parameter_owner import Metrics, ParameterOwner, Snapshot
+from agents.a3c.worker import RolloutWorker
+
+
+class LocalTraining:
+    """One worker and the parameter owner, taking turns."""
+
+    def __init__(self, config: A3CConfig, snapshot: Snapshot | None = None):
+        if config.deterministic:
+            torch.use_deterministic_algorithms(True)
+        self.owner = ParameterOwner(config, snapshot)
+        self.worker = RolloutWorker(
+            config, 0, env_steps=self.owner.env_steps, random_state=self.owner.random_states.get("0")
+        )
+
+    @property
+    def finished(self) -> bool:
+        return self.owner.finished
+
+    def advance(self) -> None:
+        weights = self.owner.pull()
+        self.worker.load(weights.vector)
+        self.owner.push(*self.worker.rollout(weights.version))
+
+    def drain(self) -> Metrics:
+        return self.owner.drain()
+
+    def snapshot(self) -> Snapshot:
+        return self.owner.snapshot()
+
+    def close(self) -> None:
+        self.worker.games.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
