@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from neurocoder.alternatives.film import FiLMLinear
@@ -47,8 +48,7 @@ def output_layer(name: str, **settings: Any) -> OutputLayer:
     return partial(OUTPUT_LAYERS[name], **settings)
 
 
-def auxiliary_loss(network: nn.Module) -> Tensor | float:
-    """Sum of the extra losses of all layers of a network: a scalar, the number 0.0 if no layer has any."""
-    return sum(
-        (layer.auxiliary_loss() for layer in network.modules() if isinstance(layer, HasAuxiliaryLoss)), 0.0
-    )
+def auxiliary_loss(network: nn.Module) -> Tensor:
+    """Sum of the extra losses of all layers of a network, scalar: depends on parameters, so add it once an update."""
+    losses = [layer.auxiliary_loss() for layer in network.modules() if isinstance(layer, HasAuxiliaryLoss)]
+    return torch.stack(losses).sum() if losses else torch.zeros(())

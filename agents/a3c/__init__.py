@@ -24,7 +24,7 @@ def start_training(
         address: of a running Ray cluster ("auto": the one on this machine); None starts a local one.
 
     Raises:
-        TrainingError: no cluster at `address`.
+        TrainingError: no cluster at `address`, or one that is too small.
     """
     # Imported here: torch takes seconds, and Ray is only for those who ask for workers.
     if config.workers == 0:

@@ -56,11 +56,18 @@ class WorkerActor:
 
 
 class RayTraining:
-    """Starts the actors and watches over them. A worker that fails ends the run with its error."""
+    """Starts the actors and watches over them. One that fails ends the run with its error."""
 
     def __init__(self, config: A3CConfig, snapshot: Snapshot | None, *, address: str | None):
         self.env = config.env
         connect(address, config)
+        for kind, asked in (("CPU", config.workers), ("GPU", config.workers * config.gpus_per_worker)):
+            there = ray.cluster_resources().get(kind, 0)
+            if asked > there:  # Ray would wait for more without a word
+                raise TrainingError(
+                    f"{config.workers} workers need {asked:g} {kind}s, but the Ray cluster has {there:g}; "
+                    f"ask for fewer --workers or a smaller share"
+                )
         self.owner = OwnerActor.options(num_cpus=0).remote(config, snapshot)  # type: ignore[attr-defined]
         env_steps = snapshot.env_steps if snapshot else 0
         random_states = snapshot.random_states if snapshot else {}
@@ -78,17 +85,21 @@ class RayTraining:
 
     def advance(self) -> None:
         done, self.running = ray.wait(self.running, num_returns=1, timeout=1.0)
-        try:
-            ray.get(done)
-        except ray.exceptions.RayError as error:
-            cause = str(error).strip().splitlines()[-1]
-            raise TrainingError(f"a worker on {self.env} failed: {cause}") from error
+        self._get(done, f"a worker on {self.env}")
 
     def drain(self) -> Metrics:
-        return ray.get(self.owner.drain.remote())
+        return self._get(self.owner.drain.remote(), "the parameter owner")
 
     def snapshot(self) -> Snapshot:
-        return ray.get(self.owner.snapshot.remote())
+        return self._get(self.owner.snapshot.remote(), "the parameter owner")
+
+    @staticmethod
+    def _get(answer: Any, who: str) -> Any:
+        try:
+            return ray.get(answer)
+        except ray.exceptions.RayError as error:
+            cause = str(error).strip().splitlines()[-1]
+            raise TrainingError(f"{who} failed: {cause}") from error
 
     def close(self) -> None:
         for actor in (*self.workers, self.owner):

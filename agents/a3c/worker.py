@@ -15,6 +15,7 @@ from agents.a3c.policy import build_policy, flatten_parameters
 from agents.a3c.returns import generalised_advantages
 from envs.atari import AtariGames, Episode, action_count, resolve
 from neurocoder import NeurocoderLinear, auxiliary_loss
+from neurocoder.networks.conv_lstm import State
 
 TRACE_EVERY = 50  # rollouts between two looks at the attention of a Neurocoder head
 
@@ -37,6 +38,20 @@ class Report:
     """Now and then, for a Neurocoder actor: the mean attention over the slots, (3, H, P)."""
 
 
+@dataclass(frozen=True)
+class Rollout:
+    """T steps of N games, as the learner sees them."""
+
+    features: Tensor  # (T, N, 1024), with the graph of the convolutions
+    start: Tensor  # (T, N) bool: the LSTM's state is zero before this step
+    actions: Tensor  # (T, N) int64
+    rewards: Tensor  # (T, N), clipped
+    terminated: Tensor  # (T, N) bool
+    truncated: Tensor  # (T, N) bool
+    valid: Tensor  # (T, N) bool: False where a game only began anew
+    episodes: list[Episode]
+
+
 class RolloutWorker:
     """Worker number `index` of a run: its games, its copy of the network, its random state."""
 
@@ -51,9 +66,7 @@ class RolloutWorker:
         self.weights, self.gradient = flatten_parameters(self.network)
         self.generator = torch.Generator(self.device).manual_seed(config.seed * 1000 + index)
         if random_state is not None and random_state.shape == self.generator.get_state().shape:
-            self.generator.set_state(
-                random_state
-            )  # else it is that of a CPU and this a GPU's generator, or the reverse
+            self.generator.set_state(random_state)  # a CPU's state says nothing to a GPU's generator
         self.games = AtariGames(
             settings, config.envs_per_worker, life_loss_terminates=config.life_loss_terminates
         )
@@ -72,81 +85,90 @@ class RolloutWorker:
         self.weights.copy_(torch.from_numpy(weights))
 
     def rollout(self, version: int) -> tuple[np.ndarray, Report]:
-        """Plays T steps in all games: gradient (n,), clipped, and what happened.
+        """Plays T steps in all games with weights of this version: gradient (n,), clipped, and what happened."""
+        first_state = self.state
+        played = self._play()
+        losses, total, hidden = self._losses(played, first_state)
+        self.gradient.zero_()
+        total.backward()
+        norm = self.gradient.norm()
+        self.gradient *= (self.config.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
+        self.rollouts += 1
+        report = Report(
+            worker=self.index,
+            version=version,
+            steps=int(played.valid.sum()),
+            losses=losses | {"gradient_norm": norm.item()},
+            episodes=played.episodes,
+            random_state=self.generator.get_state(),
+            attention=self._attention(hidden) if self.rollouts % TRACE_EVERY == 1 else None,
+        )
+        return self.gradient.cpu().numpy(), report
 
-        The convolutions run once a frame: their graph of acting is kept for the gradient. The LSTM acts without graph
-        and runs again over the whole rollout.
-        """
-        config, network, games = self.config, self.network, self.games
-        features, starts, actions, rewards, terminated, truncated, resets = [], [], [], [], [], [], []
-        episodes: list[Episode] = []
-        first_state, state = self.state, self.state
-        for _ in range(config.rollout_steps):
-            features.append(network.features(self.frames))
+    def _play(self) -> Rollout:
+        """Acts for T steps. The graph of the convolutions is kept for the gradient, so they run once a frame."""
+        features, starts, actions, steps = [], [], [], []
+        state = self.state
+        for _ in range(self.config.rollout_steps):
+            features.append(self.network.features(self.frames))
             starts.append(self.start)
             with torch.no_grad():
-                hidden, state = network.step(features[-1], state, self.start)
-                policy = network.actor(hidden).softmax(dim=-1)
+                hidden, state = self.network.step(features[-1], state, self.start)
+                policy = self.network.actor(hidden).softmax(dim=-1)
             action = torch.multinomial(policy, 1, generator=self.generator).squeeze(1)
-            step = games.step(action.cpu().numpy())
+            step = self.games.step(action.cpu().numpy())
             actions.append(action)
-            rewards.append(torch.from_numpy(step.reward))
-            terminated.append(torch.from_numpy(step.terminated))
-            truncated.append(torch.from_numpy(step.truncated))
-            resets.append(torch.from_numpy(step.reset))
-            episodes += step.episodes
+            steps.append(step)
             self.frames = torch.from_numpy(step.observation).to(self.device)
             self.start = torch.from_numpy(step.start).to(self.device)
 
-        hidden, self.state = network.recur(
-            torch.stack(features), first_state, torch.stack(starts)
-        )  # (T, N, 512)
-        self.state = (self.state[0].detach(), self.state[1].detach())
+        def stacked(name: str) -> Tensor:
+            return torch.from_numpy(np.stack([getattr(step, name) for step in steps])).to(self.device)
+
+        return Rollout(
+            features=torch.stack(features),
+            start=torch.stack(starts),
+            actions=torch.stack(actions),
+            rewards=stacked("reward").clamp(-self.config.reward_clip, self.config.reward_clip),
+            terminated=stacked("terminated"),
+            truncated=stacked("truncated"),
+            valid=~stacked("reset"),
+            episodes=[episode for step in steps for episode in step.episodes],
+        )
+
+    def _losses(self, played: Rollout, first_state: State) -> tuple[dict[str, float], Tensor, Tensor]:
+        """Losses by name, the scalar to differentiate and the LSTM's outputs (T, N, 512), detached.
+
+        The LSTM acted without graph; it runs again over the whole rollout, which leaves the state for the next one.
+        """
+        config, network = self.config, self.network
+        hidden, (h, c) = network.recur(played.features, first_state, played.start)  # (T, N, 512)
+        self.state = (h.detach(), c.detach())
         logits = network.actor(hidden)  # (T, N, A)
         values = network.critic(hidden).squeeze(-1)  # (T, N)
         with torch.no_grad():
             last_hidden, _ = network.step(network.features(self.frames), self.state, self.start)
             last_value = network.critic(last_hidden).squeeze(-1)  # (N,)
             advantages, returns = generalised_advantages(
-                torch.stack(rewards).to(self.device).clamp(-config.reward_clip, config.reward_clip),
+                played.rewards,
                 torch.cat((values, last_value.unsqueeze(0))),
-                torch.stack(terminated).to(self.device),
-                torch.stack(truncated).to(self.device),
+                played.terminated,
+                played.truncated,
                 gamma=config.gamma,
                 gae_lambda=config.gae_lambda,
             )
-        valid = ~torch.stack(resets).to(self.device)  # (T, N)
-        losses = actor_critic_losses(logits, values, torch.stack(actions), advantages, returns, valid)
+        policy, value, entropy = actor_critic_losses(
+            logits, values, played.actions, advantages, returns, played.valid
+        )
         orthogonality = auxiliary_loss(network)
-        total = (
-            losses.policy
-            + config.value_weight * losses.value
-            - config.entropy_weight * losses.entropy
-            + orthogonality
-        )
-        self.gradient.zero_()
-        total.backward()
-        norm = self.gradient.norm()
-        self.gradient *= (config.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
-
-        self.rollouts += 1
-        steps = int(valid.sum())
-        report = Report(
-            worker=self.index,
-            version=version,
-            steps=steps,
-            losses={
-                "policy": losses.policy.item(),
-                "value": losses.value.item(),
-                "entropy": losses.entropy.item() * games.count / max(steps, 1),  # nats a step
-                "orthogonality": float(orthogonality.detach()) if isinstance(orthogonality, Tensor) else 0.0,
-                "gradient_norm": norm.item(),
-            },
-            episodes=episodes,
-            random_state=self.generator.get_state(),
-            attention=self._attention(hidden.detach()) if self.rollouts % TRACE_EVERY == 1 else None,
-        )
-        return self.gradient.cpu().numpy(), report
+        total = policy + config.value_weight * value - config.entropy_weight * entropy + orthogonality
+        losses = {
+            "policy": policy.item(),
+            "value": value.item(),
+            "entropy": entropy.item() / config.rollout_steps,  # nats a step
+            "orthogonality": orthogonality.item(),
+        }
+        return losses, total, hidden.detach()
 
     def _attention(self, hidden: Tensor) -> np.ndarray | None:
         """Mean over a rollout and the attention steps, (3, H, P), if the actor is a Neurocoder layer."""

@@ -68,6 +68,7 @@ def test_two_runs_of_one_seed_are_bit_identical_and_have_learned(run):
     assert unchanged == []
 
 
+@pytest.mark.parametrize("run", OPTIMIZERS[:1], indirect=True)
 def test_another_seed_gives_another_run(run):
     config, snapshot = run
     with start_training(replace(config, seed=2)) as training:

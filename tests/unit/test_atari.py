@@ -202,16 +202,21 @@ SETTLED = {"noop_max": 0, "sticky": 0.0}
 
 
 def test_games_that_end_in_game_over_equal_an_emulator_stepped_by_hand():
-    seen = compare_with_games_by_hand(replace(resolve("Berzerk"), **SETTLED), 330)
-    assert seen.resets >= 2 and seen.truncated == 0
-    assert seen.terminated == len(seen.episodes) == seen.resets
-    assert max(seen.rewards) >= 50
+    seen = compare_with_games_by_hand(replace(resolve("Berzerk"), **SETTLED), 190)
+    assert seen.truncated == 0
+    assert seen.terminated == len(seen.episodes) == seen.resets > 0
+    assert seen.lives_lost > seen.resets  # which is no end
+
+
+def test_a_lost_life_terminates_without_reset_and_the_score_goes_on():
+    settings = replace(resolve("Berzerk"), **SETTLED)
+    seen = compare_with_games_by_hand(settings, 190, life_loss_terminates=True)
+    assert seen.terminated == seen.lives_lost > seen.resets > 0
+    assert any(episode.score > max(seen.rewards) for episode in seen.episodes)
 
 
 @pytest.mark.parametrize(
-    "max_frames, fire_reset, length",
-    [(80, True, 20), (80, False, 20), (42, True, 11)],
-    ids=["between two steps", "without fire", "inside a step"],
+    "max_frames, fire_reset, length", [(80, True, 20), (42, False, 11)], ids=["after a step", "inside a step"]
 )
 def test_games_cut_by_the_frame_cap_equal_an_emulator_stepped_by_hand(max_frames, fire_reset, length):
     settings = replace(resolve("Pong"), max_frames=max_frames, fire_reset=fire_reset, **SETTLED)
@@ -220,27 +225,11 @@ def test_games_cut_by_the_frame_cap_equal_an_emulator_stepped_by_hand(max_frames
     assert [episode.length for episode in seen.episodes] == [length] * 4
 
 
-def test_a_lost_life_terminates_without_reset_and_the_score_goes_on():
-    settings = replace(resolve("Breakout"), **SETTLED)
-    seen = compare_with_games_by_hand(settings, 240, life_loss_terminates=True)
-    assert seen.resets >= 1
-    assert seen.terminated == seen.lives_lost >= 5 * seen.resets  # Breakout has five lives
-    assert sum(episode.score for episode in seen.episodes) > 0
-
-
-def test_without_life_loss_terminates_a_lost_life_is_no_end():
-    seen = compare_with_games_by_hand(replace(resolve("Breakout"), **SETTLED), 240)
-    assert seen.lives_lost >= 5 * seen.resets > 0
-    assert seen.terminated == seen.resets
-
-
-@pytest.mark.parametrize("env, steps", [("MsPacman", 150), ("Seaquest", 250)])
-def test_rewards_and_scores_are_those_of_the_game_not_clipped(env, steps):
-    settings = replace(resolve(env), max_frames=4 * (steps - 1), **SETTLED)
-    seen = compare_with_games_by_hand(settings, steps, seed=1)
-    assert max(seen.rewards) >= 10
-    assert sum(episode.score for episode in seen.episodes) == sum(seen.rewards) > 0
-    assert seen.resets == 2
+def test_rewards_and_scores_are_those_of_the_game_not_clipped():
+    settings = replace(resolve("MsPacman"), max_frames=4 * 149, **SETTLED)
+    seen = compare_with_games_by_hand(settings, 150)
+    assert max(seen.rewards) >= 10 and seen.resets == 2
+    assert sum(episode.score for episode in seen.episodes) == sum(seen.rewards) > 100
 
 
 # -- seeds ------------------------------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def double_worker(config, **games) -> RolloutWorker:
             for parameter in layer.parameters():
                 parameter += 0.05 * torch.randn_like(parameter)
     worker.weights, worker.gradient = flatten_parameters(worker.network)
-    worker.restart_games(0)
+    worker.state = worker.network.initial_state(config.envs_per_worker)
     return worker
 
 
