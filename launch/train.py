@@ -7,6 +7,7 @@ frames. Ctrl-C or SIGTERM ends a run with a last checkpoint; --resume continues 
 """
 
 import json
+import socket
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,6 +49,8 @@ class Arguments:
             raise ValueError(
                 "--run-dir and --resume cannot both be given; a resumed run goes on in its own folder"
             )
+        if self.address is not None:
+            _check_address(self.address)
         for flag, value, low in (
             ("--checkpoint-every", self.checkpoint_every, 1),
             ("--keep", self.keep, 1),
@@ -55,6 +58,21 @@ class Arguments:
         ):
             if value < low:
                 raise ValueError(f"{flag} is {value}; it must be at least {low}")
+
+
+def _check_address(address: str) -> None:
+    """ValueError if nobody listens at host:port: Ray itself would wait there for many minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"--address {address!r} must be auto or host:port, as in 10.0.0.1:6379")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"--address {address}: nobody answers there ({error}); start Ray with: ray start --head"
+        ) from error
 
 
 PROGRAM = "python -m launch.train"

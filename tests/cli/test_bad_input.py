@@ -25,6 +25,8 @@ MISTAKES = {
     "deterministic workers": (["launch.train", "--deterministic"], "--deterministic needs --workers 0"),
     "no checkpoints kept": (["launch.train", "--keep", "0"], "--keep is 0"),
     "resume of no run": (["launch.train", "--resume", "nowhere"], "nowhere: not the folder of a run"),
+    "address without a port": (["launch.train", "--address", "somewhere"], "must be auto or host:port"),
+    "no cluster there": (["launch.train", "--address", "127.0.0.1:1"], "127.0.0.1:1: nobody answers there"),
     "two folders": (["launch.train", "--resume", "a", "--run-dir", "b"], "a: not the folder of a run"),
     "evaluate without a run": (["launch.evaluate"], "no run given"),
     "evaluate of no run": (["launch.evaluate", "nowhere"], "nowhere is neither a run folder"),
