@@ -4,6 +4,7 @@ Each worker pushes a gradient and gets the new weights in the answer; nobody wai
 """
 
 import os
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -127,8 +128,10 @@ def connect(address: str | None, config: A3CConfig) -> None:
         cpus = max(config.workers, os.cpu_count() or 1)
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
         return
+    project = Path(__file__).parents[2]
+    packages = [str(project / name) for name in ("agents", "envs", "neurocoder")]  # for nodes that lack them
     try:
-        ray.init(address=address, **quiet)
+        ray.init(address=address, runtime_env={"py_modules": packages}, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         cause = " ".join(str(error).split())
         raise TrainingError(
