@@ -31,11 +31,11 @@ class AtariSettings:
     frame_skip: int = 4
     """Emulator frames an action is held for: one agent step."""
     noop_max: int = 30
-    """A game starts with up to this many no-op frames, drawn uniformly."""
+    """A game starts with fewer than this many no-op frames, drawn uniformly (ale-py's count)."""
     max_frames: int = 108_000
-    """A game is cut (truncated) after this many frames: 30 minutes of play."""
+    """A game is cut (truncated) this many frames after its no-ops: 30 minutes of play."""
     fire_reset: bool = True
-    """Press FIRE after a reset, in games that wait for it."""
+    """Press FIRE after a reset, in games that have it: some wait for it."""
 
 
 def resolve(env: str) -> AtariSettings:

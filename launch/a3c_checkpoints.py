@@ -67,7 +67,7 @@ def to_policy(checkpoint: Checkpoint) -> tuple[ConvLSTM, A3CConfig]:
         config = A3CConfig.from_dict(checkpoint.state["config"])
         network = build_policy(config, action_count(resolve(config.env).rom))
         network.load_state_dict(snapshot.parameters)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{checkpoint.path}: its policy cannot be built: {' '.join(str(error).split())}"
         ) from error

@@ -149,6 +149,15 @@ class A3CConfig:
         if not 0 <= self.neurocoder.orthogonality_weight < math.inf:
             weight = self.neurocoder.orthogonality_weight
             raise ValueError(f"--neurocoder.orthogonality-weight is {weight}; it must be 0 or more")
+        for flag, value, choices in (
+            ("--head-on", self.head_on, ("actor", "critic", "both")),
+            ("--optimizer", self.optimizer, ("rmsprop", "adam")),
+            ("--neurocoder.keys", self.neurocoder.keys, ("generated", "learned")),
+            ("--neurocoder.variant", self.neurocoder.variant, ("paper", "release")),
+            ("--hypernet.scale", self.hypernet.scale, ("rows", "elements")),
+        ):
+            if value not in choices:
+                raise ValueError(f"{flag} {value!r} is not known; choose one of {', '.join(choices)}")
         if self.deterministic and self.workers:
             raise ValueError(
                 f"--deterministic needs --workers 0, but --workers is {self.workers}: asynchronous workers push in any order"

@@ -65,6 +65,7 @@ class RayTraining:
         for kind, asked in (("CPU", config.workers), ("GPU", config.workers * config.gpus_per_worker)):
             there = ray.cluster_resources().get(kind, 0)
             if asked > there:  # Ray would wait for more without a word
+                ray.shutdown()
                 raise TrainingError(
                     f"{config.workers} workers need {asked:g} {kind}s, but the Ray cluster has {there:g}; "
                     f"ask for fewer --workers or a smaller share"

@@ -54,8 +54,8 @@ class ConvLSTM(nn.Module):
 
     def initial_state(self, games: int) -> State:
         """The state before a game's first frame: zeros."""
-        zeros = self.lstm.bias_ih.new_zeros(games, HIDDEN)
-        return zeros, zeros
+        new_zeros = self.lstm.bias_ih.new_zeros
+        return new_zeros(games, HIDDEN), new_zeros(games, HIDDEN)  # two tensors: a caller may write into them
 
     def features(self, frames: Tensor) -> Tensor:
         """Frames (N, 1, 80, 80), uint8, -> (N, 1024). Each frame is brought to zero mean and unit deviation by itself."""
