@@ -25,7 +25,7 @@ venv: .venv/installed
 	$(BIN)/pip install --quiet --requirement requirements-dev.txt
 	@touch $@
 
-# The tuned settings for Pong (docs/results/pong.md), with a budget of about ten minutes on two cores.
+# The settings of docs/results/pong.md, with a budget of about ten minutes on two cores.
 train: .venv/installed
 	$(BIN)/python -m launch.train --env Pong --head neurocoder --workers 2 --envs-per-worker 8 --rollout-steps 10 \
 		--optimizer adam --learning-rate 3e-4 --gae-lambda 0.95 --total-steps 120_000
