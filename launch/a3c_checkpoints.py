@@ -11,6 +11,8 @@ from launch.checkpoints import Checkpoint, CheckpointError, save_checkpoint
 from launch.run_folder import software_versions
 from neurocoder.networks.conv_lstm import ConvLSTM
 
+SOFTWARE = software_versions()  # once, at the start: the checkout may move on while a run goes
+
 
 def save(folder: Path, snapshot: Snapshot, config: A3CConfig) -> Path:
     """Writes a snapshot with all that is needed to play its policy: the settings of run and games."""
@@ -27,7 +29,7 @@ def save(folder: Path, snapshot: Snapshot, config: A3CConfig) -> Path:
         "recent_returns": snapshot.recent_returns,
         "mean_return": snapshot.mean_return,
         "config": config.to_dict(),
-        "software": software_versions(),
+        "software": SOFTWARE,
     }
     return save_checkpoint(folder, snapshot.env_steps, tensors, state)
 
