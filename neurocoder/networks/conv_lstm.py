@@ -62,7 +62,8 @@ class ConvLSTM(nn.Module):
         x = frames.to(self.lstm.bias_ih.dtype)
         deviation, mean = torch.std_mean(x, dim=(1, 2, 3), keepdim=True, correction=0)
         x = (x - mean) / (deviation + 1e-2)  # a black screen has no deviation; one grey level is 1
-        x = x.contiguous(memory_format=torch.channels_last)
+        # Not .contiguous(channels_last): with one channel that leaves strides which torch takes for the default layout.
+        x = x.reshape(-1, FRAME, FRAME, 1).permute(0, 3, 1, 2)
         for convolution in self.convolutions:
             x = F.max_pool2d(
                 convolution(x), 2
