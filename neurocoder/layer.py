@@ -11,15 +11,16 @@ which needs memory B x n x P for attention and two dense products with the memor
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neurocoder.program_controller import LinearController, RecurrentController
-from neurocoder.program_memory import ProgramMemory, Variant, interpolate_with_least_used, similarity
-from neurocoder.settings import check_choice
+from neurocoder.program_memory import ProgramMemory, Variant, interpolate_with_least_used, scores
+from neurocoder.random_projection import RandomProjection
+from neurocoder.settings import check_choice, check_sizes
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,16 @@ class ProgramTrace:
     attention: Tensor  # (..., J, 3, H, P) over the slots of U, V, S
     singular_values: Tensor  # (..., n)
     residual_gate: Tensor | None  # (...), lambda; None without residual program
+
+
+class _Program(NamedTuple):
+    """What `_compose` finds for B inputs."""
+
+    w_U: Tensor  # (n, P, B)
+    w_V: Tensor  # (n, P, B)
+    w_S: Tensor  # (n, P, B)
+    sigma: Tensor  # (n, B)
+    residual_gate: Tensor | None  # (B,)
 
 
 class NeurocoderLinear(nn.Module):
@@ -43,12 +54,19 @@ class NeurocoderLinear(nn.Module):
             rows labelled "J = 1" used (its parameter counts fit no other reading).
         least_used: l_I, least-used slots considered at each step; 0 switches usage-based attention off. It acts in the
             recurrent controller only: the linear one takes a single step, before which nothing is used.
+        gate_from: the interpolation gates between attention and least-used slots are an affine map of the controller's
+            "input" (the released code; the same gates at all steps) or of the composition "signal" (the paper's text; gates
+            of each step. Its counts for MNIST and CIFAR fit this).
         residual: add the residual program R, gated by the integration signal (Table 6, "Use R").
         keys: "generated" from the slot contents by an affine map, or "learned".
         beta: inverse temperature on the cosine similarity. None takes the released code's, 10 / K with the recurrent
             controller and 1 / K with the linear one: there the norms are multiplied by a product over K equal columns,
             which divides the cosine by K. At 1 / K attention is nearly uniform whatever is learnt; 10 is the
             presumable intention.
+        learn_beta: beta is only where a learnt inverse temperature starts.
+        controller_features: width of an input of its own for the controller: call `layer(x, z)`. None: it sees x.
+        projection: the controller sees its input through a fixed random projection to this width. (To have the whole layer
+            see it so, as the paper's MNIST count requires, put a `RandomProjection` before the layer.)
         orthogonality_weight: a, weight of the orthogonality loss in `auxiliary_loss` (Table 6).
         bias: add a learnt bias.
         variant: "paper" or "release", the places where the text and the authors' code differ. "release" accumulates the
@@ -69,20 +87,27 @@ class NeurocoderLinear(nn.Module):
         heads: int,
         steps: int = 0,
         least_used: int = 0,
+        gate_from: Literal["input", "signal"] = "input",
         residual: bool = True,
         keys: Literal["generated", "learned"] = "generated",
         beta: float | None = None,
+        learn_beta: bool = False,
+        controller_features: int | None = None,
+        projection: int | None = None,
         orthogonality_weight: float = 0.1,
         bias: bool = True,
         variant: Variant = "paper",
     ):
         super().__init__()
-        sizes = dict(
-            in_features=in_features, out_features=out_features, slots=slots, key_dim=key_dim, heads=heads
+        check_sizes(
+            in_features=in_features,
+            out_features=out_features,
+            slots=slots,
+            key_dim=key_dim,
+            heads=heads,
+            controller_features=controller_features,
+            projection=projection,
         )
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} is {size}; it must be at least 1")
         if steps < 0:
             raise ValueError(
                 f"steps is {steps}; it must be 0 (linear controller) or the number of recurrent steps"
@@ -93,22 +118,30 @@ class NeurocoderLinear(nn.Module):
             raise ValueError(f"beta is {beta}; it must be above 0, or None for the released code's")
         if not 0 <= orthogonality_weight < math.inf:
             raise ValueError(f"orthogonality_weight is {orthogonality_weight}; it must be 0 or more")
+        check_choice("gate_from", gate_from, ("input", "signal"))
         check_choice("keys", keys, ("generated", "learned"))
         check_choice("variant", variant, ("paper", "release"))
         self.in_features, self.out_features = in_features, out_features
         self.heads, self.key_dim, self.steps, self.least_used = heads, key_dim, steps, least_used
-        self.variant, self.orthogonality_weight = variant, orthogonality_weight
-        self.beta = beta if beta is not None else (10 if steps else 1) / key_dim
+        self.gate_from, self.variant, self.orthogonality_weight = gate_from, variant, orthogonality_weight
+        self.controller_features = controller_features
 
+        width = controller_features or in_features
+        self.projection = RandomProjection(width, projection) if projection else None
+        width = projection or width  # d_c
         self.memory = ProgramMemory(
             in_features, out_features, slots=slots, key_dim=key_dim, keys=keys, variant=variant
         )
         self.controller = (
-            RecurrentController(in_features, heads=heads, key_dim=key_dim, steps=steps)
+            RecurrentController(width, heads=heads, key_dim=key_dim, steps=steps)
             if steps
-            else LinearController(in_features, heads=heads, key_dim=key_dim)
+            else LinearController(width, heads=heads, key_dim=key_dim)
         )
-        self.gate = nn.Linear(in_features, 3 * slots) if steps and least_used else None
+        gate_width = 3 * heads * key_dim + 1 if gate_from == "signal" else width
+        self.gate = nn.Linear(gate_width, 3 * slots) if steps and least_used else None
+        beta = beta or (10 if steps else 1) / key_dim
+        self.log_beta = nn.Parameter(torch.tensor(math.log(beta))) if learn_beta else None
+        self._beta = beta
         self.R = nn.Parameter(torch.empty(in_features, out_features)) if residual else None
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
         if self.R is not None:
@@ -116,74 +149,109 @@ class NeurocoderLinear(nn.Module):
             if self.bias is not None:
                 nn.init.normal_(self.bias, std=0.01)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., d_in) -> (..., d_out)."""
-        return self._compose_and_apply(x)[0]
+    @property
+    def beta(self) -> float | Tensor:
+        """The inverse temperature; a scalar tensor where it is learnt."""
+        return self._beta if self.log_beta is None else self.log_beta.exp()
+
+    def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
+        """x (..., d_in) -> (..., d_out).
+
+        Args:
+            z: (..., controller_features), what the controller sees, for a layer that was made with `controller_features`;
+                other layers' controllers see x.
+        """
+        return self._apply_program(x, self._compose(x, z))
 
     @torch.no_grad()
-    def trace(self, x: Tensor) -> ProgramTrace:
+    def trace(self, x: Tensor, z: Tensor | None = None) -> ProgramTrace:
         """The attention, singular values and residual gate with which `forward` would treat x (..., d_in)."""
-        return self._compose_and_apply(x)[1]
+        program, leading = self._compose(x, z), x.shape[:-1]
+        attention = torch.stack((program.w_U, program.w_V, program.w_S))  # (3, n, P, B)
+        attention = attention.unflatten(1, (-1, self.heads)).permute(4, 1, 0, 2, 3)  # (B, J, 3, H, P)
+        gate = program.residual_gate
+        return ProgramTrace(
+            attention=attention.reshape(*leading, *attention.shape[1:]),
+            singular_values=program.sigma.T.reshape(*leading, len(program.sigma)),
+            residual_gate=None if gate is None else gate.reshape(leading),
+        )
 
     def auxiliary_loss(self) -> Tensor:
         """a L_orth, scalar: depends on the parameters only, so add it once an update."""
         return self.orthogonality_weight * self.memory.orthogonality_loss()
 
-    def _compose_and_apply(self, x: Tensor) -> tuple[Tensor, ProgramTrace]:
-        leading, x = x.shape[:-1], x.reshape(-1, self.in_features)  # (B, d_in)
-        signal = self.controller(x)  # (B, J, 3HK + 1)
-        attention = self._attention(x, signal[..., :-1])  # (B, J, 3, H, P)
-        w_U, w_V, w_S = attention.unbind(dim=2)  # (B, J, H, P) each
-        w_U, w_V, w_S = (
-            w_U.flatten(1, 2),
-            w_V.flatten(1, 2),
-            w_S.flatten(1, 2),
-        )  # (B, n, P), n = (j - 1) H + h
-        sigma, smallest = self._singular_values((w_S @ self.memory.M_S).squeeze(-1))  # (B, n), (B, 1)
+    def _compose(self, x: Tensor, z: Tensor | None) -> "_Program":
+        if (z is None) != (self.controller_features is None):
+            raise ValueError(
+                "this layer's controller sees the layer's input: call layer(x), or make it with controller_features"
+                if z is not None
+                else f"this layer's controller has an input of its own: call layer(x, z), z (..., {self.controller_features})"
+            )
+        z = x if z is None else z
+        z = z.reshape(-1, z.shape[-1])  # (B, d_c)
+        if self.projection is not None:
+            z = self.projection(z)
+        signal = self.controller(z)  # (J, 3HK + 1, B)
+        w_U, w_V, w_S = self._attention(z, signal)
+        zeta = (self.memory.M_S.T.expand(len(w_S), -1, -1) @ w_S).squeeze(1)  # (n, B)
+        sigma, smallest = self._singular_values(zeta)  # (n, B), (B,)
+        gate = smallest * signal[-1, -1].sigmoid() if self.R is not None else None
+        return _Program(w_U, w_V, w_S, sigma, gate)
 
-        in_slots = x @ self.memory.M_U.T  # (B, P)
-        in_components = (w_U @ in_slots.unsqueeze(-1)).squeeze(-1) * sigma  # (B, n)
-        out_slots = (in_components.unsqueeze(1) @ w_V).squeeze(1)  # (B, P)
-        y = out_slots @ self.memory.M_V  # (B, d_out)
-        gate = None
-        if self.R is not None:
-            gate = smallest * signal[:, -1, -1:].sigmoid()  # (B, 1)
-            y = y + gate * (x @ self.R)
+    def _apply_program(self, x: Tensor, program: "_Program") -> Tensor:
+        leading, x = x.shape[:-1], x.reshape(-1, self.in_features)  # (B, d_in)
+        in_slots = self.memory.M_U @ x.T  # (P, B)
+        in_components = (program.w_U * in_slots).sum(1) * program.sigma  # (n, B)
+        out_slots = (program.w_V * in_components.unsqueeze(1)).sum(0)  # (P, B)
+        y = out_slots.T @ self.memory.M_V  # (B, d_out)
+        if self.R is not None and program.residual_gate is not None:
+            y = y + program.residual_gate.unsqueeze(1) * (x @ self.R)
         if self.bias is not None:
             y = y + self.bias
-        return y.reshape(*leading, self.out_features), ProgramTrace(
-            attention=attention.reshape(*leading, *attention.shape[1:]),
-            singular_values=sigma.reshape(*leading, sigma.shape[-1]),
-            residual_gate=None if gate is None else gate.reshape(leading),
-        )
+        return y.reshape(*leading, self.out_features)
 
-    def _attention(self, x: Tensor, queries: Tensor) -> Tensor:
-        queries = queries.unflatten(-1, (3, self.heads, self.key_dim))  # (B, J, 3, H, K)
-        scores = self.beta * similarity(queries, self.memory.keys(), self.variant)  # (B, J, 3, H, P)
+    def _attention(self, z: Tensor, signal: Tensor) -> list[Tensor]:
+        """Weights of the slots of U, V and S, (n, P, B) each, n = (j - 1) H + h."""
+        queries = signal[:, :-1].unflatten(1, (3, self.heads, self.key_dim))  # (J, 3, H, K, B)
+        all_scores = [
+            scores(query.flatten(0, 1), keys, self.beta, self.variant)  # (n, P, B)
+            for query, keys in zip(queries.unbind(1), self.memory.keys(), strict=True)
+        ]
         if self.gate is None:
-            return scores.softmax(dim=-1)
-        gates = self.gate(x).sigmoid().unflatten(-1, (3, -1))  # (B, 3, P)
-        return interpolate_with_least_used(scores, gates, self.least_used)
+            return [of_memory.softmax(dim=-2) for of_memory in all_scores]
+        gates = _affine(self.gate, signal if self.gate_from == "signal" else z.T.unsqueeze(0)).sigmoid()
+        gates = gates.expand(self.steps, -1, -1).unflatten(1, (3, -1))  # (J, 3, P, B)
+        return [
+            interpolate_with_least_used(
+                of_memory.unflatten(0, (-1, self.heads)), gate, self.least_used
+            ).flatten(0, 1)
+            for of_memory, gate in zip(all_scores, gates.unbind(1), strict=True)
+        ]
 
     def _singular_values(self, zeta: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw values (B, n) -> singular values (B, n) and the smallest of them (B, 1).
+        """Raw values (n, B) -> singular values (n, B) and the smallest of them (B,).
 
         sigma_n = sum over i >= n of softplus(zeta_i): positive, decreasing. The release sums over i <= n and, in the
         recurrent controller only, flips the result.
         """
         gaps = F.softplus(zeta)
         if self.variant == "paper":
-            sigma = gaps.flip(-1).cumsum(-1).flip(-1)
+            sigma = gaps.flip(0).cumsum(0).flip(0)
         elif self.steps:
-            sigma = gaps.cumsum(-1).flip(-1)
+            sigma = gaps.cumsum(0).flip(0)
         else:
-            sigma = gaps.cumsum(-1)
-            return sigma, sigma[:, :1]
-        return sigma, sigma[:, -1:]
+            sigma = gaps.cumsum(0)
+            return sigma, sigma[0]
+        return sigma, sigma[-1]
 
     def extra_repr(self) -> str:
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, slots={len(self.memory.M_S)}, "
             f"key_dim={self.key_dim}, heads={self.heads}, steps={self.steps}, least_used={self.least_used}, "
-            f"residual={self.R is not None}, beta={self.beta:.3g}, variant={self.variant!r}"
+            f"residual={self.R is not None}, beta={float(self.beta):.3g}, variant={self.variant!r}"
         )
+
+
+def _affine(layer: nn.Linear, z: Tensor) -> Tensor:
+    """layer of z (J, d, B) with the inputs last: (J, d_out, B)."""
+    return layer.weight @ z + layer.bias.unsqueeze(1)

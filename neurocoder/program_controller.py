@@ -1,7 +1,7 @@
 """The Program Controller: from an input to the composition signal that reads the Program Memory.
 
 The composition signal of one attention step is [queries U | queries V | queries S | integration signal], 3HK + 1 numbers.
-Shapes: B inputs, J attention steps, H heads, K key width, d_c controller input.
+Shapes: B inputs, J attention steps, H heads, K key width, d_c controller input. Signals have their inputs last.
 """
 
 import math
@@ -24,8 +24,8 @@ class LinearController(nn.Module):
         nn.init.normal_(self.signal.bias, std=0.01)
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, d_c) -> composition signal (B, 1, 3HK + 1)."""
-        return self.signal(z).unsqueeze(1)
+        """(B, d_c) -> composition signal (1, 3HK + 1, B)."""
+        return torch.addmm(self.signal.bias.unsqueeze(1), self.signal.weight, z.T).unsqueeze(0)
 
 
 class RecurrentController(nn.Module):
@@ -47,14 +47,14 @@ class RecurrentController(nn.Module):
         self.c_0 = nn.Parameter(torch.empty(hidden).normal_(std=0.05))
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, d_c) -> composition signals (B, J, 3HK + 1)."""
+        """(B, d_c) -> composition signals (J, 3HK + 1, B)."""
         # The input is the same at every step, so its share of the gates is computed once.
-        from_input = nn.functional.linear(z, self.weight_ih, self.bias_ih + self.bias_hh)  # (B, 4h)
-        h, c = self.h_0.expand(len(z), -1), self.c_0.expand(len(z), -1)
+        from_input = torch.addmm((self.bias_ih + self.bias_hh).unsqueeze(1), self.weight_ih, z.T)  # (4h, B)
+        h, c = self.h_0.unsqueeze(1).expand(-1, len(z)), self.c_0.unsqueeze(1)
         signals = []
         for _ in range(self.steps):
-            i, f, g, o = (from_input + h @ self.weight_hh.T).chunk(4, dim=-1)
+            i, f, g, o = torch.addmm(from_input, self.weight_hh, h).chunk(4)
             c = f.sigmoid() * c + i.sigmoid() * g.tanh()
             h = o.sigmoid() * c.tanh()
             signals.append(h)
-        return torch.stack(signals, dim=1)
+        return torch.stack(signals)

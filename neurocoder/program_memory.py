@@ -1,7 +1,8 @@
 """The Program Memory: singular programs, their keys, and how a query reads them.
 
-Shapes: B inputs, J attention steps, H heads, P slots, K key width; an axis of 3 is (U, V, S), the memories of left singular
-vectors, right singular vectors and singular values.
+Shapes: B inputs, J attention steps, H heads, n = JH, P slots, K key width. U, V, S: the memories of left singular vectors,
+right singular vectors and singular values. The inputs come last: the axes before them are short, and a processor works best
+on long rows.
 """
 
 import math
@@ -36,13 +37,13 @@ class ProgramMemory(nn.Module):
             self.key_generator_U = nn.Linear(in_features, key_dim)
             self.key_generator_V = nn.Linear(out_features, key_dim)
 
-    def keys(self) -> Tensor:
-        """Program keys, (3, P, K). They depend on parameters only."""
+    def keys(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Program keys of U, V and S, (P, K) each. They depend on parameters only."""
         assert self.E_S is not None
         if self.generated_keys:
-            return torch.stack((self.key_generator_U(self.M_U), self.key_generator_V(self.M_V), self.E_S))
+            return self.key_generator_U(self.M_U), self.key_generator_V(self.M_V), self.E_S
         assert self.E_U is not None and self.E_V is not None
-        return torch.stack((self.E_U, self.E_V, self.E_S))
+        return self.E_U, self.E_V, self.E_S
 
     def orthogonality_loss(self) -> Tensor:
         """|U U^T - I| + |V V^T - I| (Frobenius norms, not squared), scalar.
@@ -80,39 +81,50 @@ def _distance_from_orthonormal_rows(rows: Tensor) -> Tensor:
     return (squared + 1e-12).sqrt()  # the root of zero has no gradient
 
 
-def similarity(queries: Tensor, keys: Tensor, variant: Variant) -> Tensor:
-    """Cosine of queries (B, J, 3, H, K) and keys (3, P, K): (B, J, 3, H, P)."""
-    query_norm = torch.linalg.vector_norm(queries, dim=-1, keepdim=True) + EPSILON  # (B, J, 3, H, 1)
-    key_norm = torch.linalg.vector_norm(keys, dim=-1, keepdim=True) + EPSILON  # (3, P, 1)
+def scores(queries: Tensor, keys: Tensor, beta: float | Tensor, variant: Variant) -> Tensor:
+    """beta times the cosine of queries (n, K, B) and the keys of one memory (P, K): (n, P, B)."""
     if variant == "paper":
-        return torch.einsum("bjahk,apk->bjahp", queries / query_norm, keys / key_norm)
-    # The release adds a second epsilon to the product of norms, K times smaller than the product it is written beside.
-    products = torch.einsum("bjahk,apk->bjahp", queries, keys)
-    return products / (query_norm * key_norm.mT + EPSILON / keys.shape[-1])
+        return _products(beta * _unit_length(keys, dim=-1), _unit_length(queries, dim=-2))
+    # The release adds an epsilon to each norm and one to their product, K times smaller than the product it stands beside.
+    query_norm, key_norm = _length(queries, dim=-2) + EPSILON, _length(keys, dim=-1) + EPSILON
+    return _products(beta * keys, queries) / (key_norm * query_norm + EPSILON / keys.shape[-1])
+
+
+def _products(keys: Tensor, queries: Tensor) -> Tensor:
+    """keys @ queries, batched: of (P, K) @ (n, K, B) torch makes one product, for which it copies the queries."""
+    return torch.bmm(keys.expand(len(queries), -1, -1), queries)
+
+
+def _unit_length(vectors: Tensor, dim: int) -> Tensor:
+    return vectors * (vectors.square().sum(dim, keepdim=True) + EPSILON**2).rsqrt()  # finite gradient at zero
+
+
+def _length(vectors: Tensor, dim: int) -> Tensor:
+    """As `linalg.vector_norm`, which on a CPU is an order slower along an inner axis."""
+    return vectors.square().sum(dim, keepdim=True).clamp_min(1e-30).sqrt()  # the root of zero has no gradient
 
 
 def interpolate_with_least_used(scores: Tensor, gates: Tensor, least_used: int) -> Tensor:
-    """Attention that is drawn towards slots not used yet (the paper's usage-based attention).
+    """Attention to one memory that is drawn towards slots not used yet (the paper's usage-based attention).
 
     Args:
-        scores: similarity times inverse temperature, (B, J, 3, H, P).
-        gates: how much of the least-used slots is mixed in, in [0, 1], (B, 3, P); one gate a slot, for all heads and steps.
+        scores: similarity times inverse temperature, (J, H, P, B).
+        gates: how much of the least-used slots is mixed in, in [0, 1], (J, P, B): one gate a slot, for all heads.
         least_used: how many least-used slots are considered (the paper's l_I), 1 <= least_used < P.
 
     Returns:
-        Attention (B, J, 3, H, P), in [0, 1], not normalised over the slots (as released).
+        Attention (J, H, P, B), in [0, 1], not normalised over the slots (as released).
     """
-    peaked = (scores - scores.amax(dim=-1, keepdim=True)).exp()  # softmax divided by its largest entry
-    gates = gates.unsqueeze(-2)  # (B, 3, 1, P)
-    candidates = torch.zeros_like(gates)
-    candidates[..., :least_used] = 1  # before the first step no slot is used: the first ones are taken
+    peaked = (scores - scores.amax(dim=-2, keepdim=True)).exp()  # softmax divided by its largest entry
+    candidates = torch.zeros_like(gates[0])  # (P, B)
+    candidates[:least_used] = 1  # before the first step no slot is used: the first ones are taken
     usage, steps = None, []
-    for step in peaked.unbind(dim=1):  # (B, 3, H, P)
-        attention = (1 - gates) * step + gates * candidates
+    for step, gate in zip(peaked, gates, strict=True):  # (H, P, B), (P, B)
+        attention = torch.lerp(step, candidates, gate)
         steps.append(attention)
-        most = attention.amax(dim=-2, keepdim=True)  # over heads, (B, 3, 1, P)
+        most = attention.amax(dim=0)  # over heads, (P, B)
         usage = most if usage is None else torch.maximum(usage, most)
         # Compared as usage: in single precision 1 - usage is 1 for all slots that were hardly read.
-        threshold = usage.topk(least_used + 1, dim=-1, largest=False).values[..., -1:]
+        threshold = usage.topk(least_used + 1, dim=0, largest=False).values[-1]  # (B,)
         candidates = (1 - usage) * (usage < threshold)
-    return torch.stack(steps, dim=1)
+    return torch.stack(steps)

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from neurocoder import NeurocoderLinear, auxiliary_loss
-from neurocoder.program_memory import similarity
+from neurocoder.program_memory import scores
 
 E = 1e-6  # the released code's epsilon
 
@@ -131,11 +131,11 @@ def reference_signals(named, config, x):
 
 
 def reference_score(query, key, config):
-    norms = (query.square().sum().sqrt() + E) * (key.square().sum().sqrt() + E)
     released = 10 if config.steps else 1  # on a cosine that is K times too small
     beta = released / config.key_dim if config.beta is None else config.beta
     if config.variant == "paper":
-        return beta * (query @ key) / norms
+        return beta * (query @ key) / ((query @ query + E**2) * (key @ key + E**2)).sqrt()
+    norms = (query.square().sum().sqrt() + E) * (key.square().sum().sqrt() + E)
     return beta * config.key_dim * (query @ key) / (config.key_dim * norms + E)
 
 
@@ -311,9 +311,9 @@ def test_a_trace_tells_that_there_is_no_residual_program():
 
 
 def test_paper_variant_compares_by_cosine():
-    queries, keys = random_input(6, 2, 3, 4, 5), random_input(3, 7, 5, seed=2)
-    expected = F.cosine_similarity(queries.unsqueeze(-2), keys[None, None, :, None], dim=-1)
-    torch.testing.assert_close(similarity(queries, keys, "paper"), expected, rtol=0, atol=1e-5)
+    queries, keys = random_input(4, 5, 6), random_input(7, 5, seed=2)
+    expected = 3.0 * F.cosine_similarity(queries.unsqueeze(1), keys[None, :, :, None], dim=2)
+    torch.testing.assert_close(scores(queries, keys, 3.0, "paper"), expected, rtol=0, atol=1e-5)
 
 
 def test_at_the_released_temperature_linear_attention_is_nearly_uniform():
