@@ -1,0 +1,188 @@
+"""Speed of the output layers: training steps of whole networks with and without them, and the layer against programs built
+for every input. Run it by `make bench-layer` on a quiet machine.
+
+Every table's ratio is to its first row, in the same round.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neurocoder import NeurocoderLinear, OutputLayer, auxiliary_loss, output_layer
+from neurocoder.networks.conv_lstm import ConvLSTM
+from neurocoder.networks.gru import GRURegressor
+from neurocoder.networks.mlp import MLP
+from tests.benchmarks.measure import Step, compare, machine
+
+SPLIT_MNIST = output_layer("neurocoder", slots=50, key_dim=5, heads=10, residual=False)
+ATARI = output_layer("neurocoder", slots=80, key_dim=3, heads=15)
+POLYNOMIALS = dict(
+    single_step=output_layer("neurocoder", slots=10, key_dim=3, heads=15, residual=False),
+    multi_step=output_layer(
+        "neurocoder", slots=20, key_dim=3, heads=1, steps=5, least_used=2, residual=False
+    ),
+)
+
+
+def training_step(network: nn.Module, loss: Callable[[], Tensor]) -> Step:
+    """Zero, forward, backward with the layer's own loss, Adam."""
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        (loss() + auxiliary_loss(network)).backward()
+        optimizer.step()
+
+    return step
+
+
+def split_mnist(device: str) -> dict[str, Step]:
+    """1024-256-256-2, batch 128, all layers replaced."""
+    x, y = torch.randn(128, 1024, device=device), torch.randint(0, 2, (128,), device=device)
+
+    def step(layer: OutputLayer | None) -> Step:
+        factories = dict(output_layer=layer, adapted=3) if layer else {}
+        network = MLP((1024, 256, 256, 2), **factories).to(device)
+        return training_step(network, lambda: F.cross_entropy(network(x), y))
+
+    return {"mlp": step(None), "neurocoder": step(SPLIT_MNIST)}
+
+
+def single_layer(device: str) -> dict[str, Step]:
+    """1024 -> 256, batch 128, forward and backward."""
+    layer = SPLIT_MNIST(1024, 256).to(device)
+    x = torch.randn(128, 1024, device=device, requires_grad=True)
+
+    def forward_backward(apply: Callable[[Tensor], Tensor]) -> Step:
+        return lambda: apply(x).sum().backward()
+
+    return {
+        "programs built": forward_backward(lambda x: with_programs_built(layer, x)),
+        "neurocoder": forward_backward(layer),
+        "linear": forward_backward(nn.Linear(1024, 256).to(device)),
+    }
+
+
+def with_programs_built(layer: NeurocoderLinear, x: Tensor) -> Tensor:
+    """What the layer computes, by one (d_in, d_out) matrix an input, as the released code does it."""
+    batch = len(x)
+    signal = layer.controller(x)  # (1, 3HK + 1, B)
+    attention = layer._attention(x, signal)[0].movedim(-1, 0)  # (B, 3, n, P)
+    w_U, w_V, w_S = attention.unbind(1)  # (B, n, P) each
+    sigma, _ = layer._singular_values((w_S @ layer.memory.M_S).squeeze(-1).T)  # (n, B)
+    U = w_U @ layer.memory.M_U.repeat(batch, 1, 1)  # (B, n, d_in)
+    V = w_V @ layer.memory.M_V.repeat(batch, 1, 1)  # (B, n, d_out)
+    program = U.mT @ torch.diag_embed(sigma.T) @ V  # (B, d_in, d_out)
+    return (x.unsqueeze(1) @ program).squeeze(1) + layer.bias
+
+
+def a3c_update(device: str) -> dict[str, Step]:
+    """Gradient of a rollout, 16 games x 20 steps of Pong, and Adam, with each head on the actor."""
+    games, steps, actions = 16, 20, 6
+    frames = torch.randint(0, 256, (steps, games, 1, 80, 80), dtype=torch.uint8, device=device)
+    start = torch.zeros(steps, games, dtype=torch.bool, device=device)
+    taken = torch.randint(0, actions, (steps, games, 1), device=device)
+    advantage = torch.randn(steps, games, 1, device=device)
+
+    def step(actor: OutputLayer) -> Step:
+        network = ConvLSTM(actions, actor=actor).to(device)
+
+        def loss() -> Tensor:
+            features = network.features(frames.flatten(0, 1)).unflatten(0, (steps, games))
+            hidden, _ = network.recur(features, network.initial_state(games), start)
+            log_policy = network.actor(hidden).log_softmax(dim=-1)
+            value = network.critic(hidden)
+            return (value - advantage).square().sum() - (log_policy.gather(-1, taken) * advantage).sum()
+
+        return training_step(network, loss)
+
+    hypernet = output_layer("hypernet", scale="elements", hidden=64)
+    return {"mlp": step(nn.Linear), "neurocoder": step(ATARI), "hypernet": step(hypernet)}
+
+
+def polynomials(device: str) -> dict[str, Step]:
+    """A GRU over 128 sequences of 100 points, hidden widths of the paper's Table 7."""
+    x, y = torch.randn(128, 100, 2, device=device), torch.randn(128, 100, device=device)
+
+    def step(hidden: int, layer: OutputLayer) -> Step:
+        network = GRURegressor(2, hidden, output_layer=layer).to(device)
+        return training_step(network, lambda: F.mse_loss(network(x), y))
+
+    return {
+        "mlp": step(32, nn.Linear),
+        "neurocoder, single-step": step(16, POLYNOMIALS["single_step"]),
+        "neurocoder, multi-step": step(8, POLYNOMIALS["multi_step"]),
+        "hypernet": step(28, output_layer("hypernet")),
+        "film": step(32, output_layer("film")),
+    }
+
+
+def saved_memory(device: str) -> dict[str, float]:
+    """Bytes that one layer 1024 -> 256 keeps for the gradient of 128 inputs, MiB."""
+    layer = SPLIT_MNIST(1024, 256).to(device)
+    x = torch.randn(128, 1024, device=device)
+
+    def kept(apply: Callable[[Tensor], Tensor]) -> float:
+        storages: dict[int, int] = {}
+
+        def remember(tensor: Tensor) -> Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+            y = apply(x)
+        own = {p.untyped_storage().data_ptr() for p in (x, *layer.parameters())}
+        del y
+        return sum(size for pointer, size in storages.items() if pointer not in own) / 2**20
+
+    return {
+        "programs built": kept(lambda x: with_programs_built(layer, x)),
+        "neurocoder": kept(layer),
+        "one program an input (B x d_in x d_out)": 128 * 1024 * 256 * 4 / 2**20,
+        "one attention over the slots (B x 3 x H x P)": 128 * 3 * 10 * 50 * 4 / 2**20,
+    }
+
+
+CASES = dict(
+    split_mnist=split_mnist, single_layer=single_layer, a3c_update=a3c_update, polynomials=polynomials
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--case", choices=CASES, nargs="*", default=list(CASES))
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=0.2, help="of each alternative in each round")
+    parser.add_argument("--json", help="write the figures here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    results = {"machine": machine(), "cases": {}, "saved_mib": {}}
+    print("  ".join(f"{name} {value}" for name, value in results["machine"].items()))
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        for name in arguments.case:
+            case = CASES[name]
+            print(f"\n{name} on {device}: {case.__doc__}")
+            timings = compare(case(device), rounds=arguments.rounds, seconds=arguments.seconds)
+            figures = {alternative: timing.figures() for alternative, timing in timings.items()}
+            results["cases"][f"{name}/{device}"] = figures
+            for alternative, f in figures.items():
+                print(
+                    f"  {alternative:26} {f['ms']:9.3f} ms [{f['ms_low']:.3f}, {f['ms_high']:.3f}]"
+                    f"   {f['ratio']:8.4f} x [{f['ratio_low']:.4f}, {f['ratio_high']:.4f}]"
+                )
+    print(f"\nsaved_memory: {saved_memory.__doc__}")
+    results["saved_mib"] = saved_memory("cpu")
+    for name, size in results["saved_mib"].items():
+        print(f"  {name:46} {size:9.2f} MiB")
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            json.dump(results, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()

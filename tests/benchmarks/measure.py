@@ -1,0 +1,100 @@
+"""Times alternatives against one another: in turn, round after round, with spread, and names the machine."""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds a call took in each round, and their ratio to the baseline's in the same round."""
+
+    seconds: np.ndarray  # (rounds,)
+    ratio: np.ndarray  # (rounds,)
+
+    def figures(self) -> dict[str, float]:
+        """Medians and the middle half of the rounds, milliseconds."""
+        low, median, high = np.percentile(self.seconds * 1e3, (25, 50, 75))
+        ratio_low, ratio, ratio_high = np.percentile(self.ratio, (25, 50, 75))
+        return dict(
+            ms=median, ms_low=low, ms_high=high, ratio=ratio, ratio_low=ratio_low, ratio_high=ratio_high
+        )
+
+
+def compare(alternatives: dict[str, Step], *, rounds: int, seconds: float) -> dict[str, Timing]:
+    """Every round runs each alternative for about `seconds`; the first one is the baseline.
+
+    Neighbours in time see the same machine, so ratios are taken within a round and not between medians.
+    """
+    calls = {}
+    for name, step in alternatives.items():
+        for _ in range(3):  # warm-up
+            elapsed = _time(step, 1)
+        calls[name] = max(1, round(seconds / elapsed))
+    taken = {
+        name: np.array(times)
+        for name, times in zip(
+            alternatives,
+            zip(
+                *([_time(step, calls[name]) for name, step in alternatives.items()] for _ in range(rounds)),
+                strict=True,
+            ),
+            strict=True,
+        )
+    }
+    baseline = next(iter(taken.values()))
+    return {name: Timing(times, times / baseline) for name, times in taken.items()}
+
+
+def _time(step: Step, calls: int) -> float:
+    """Seconds a call."""
+    _wait_for_gpu()
+    start = time.perf_counter()
+    for _ in range(calls):
+        step()
+    _wait_for_gpu()
+    return (time.perf_counter() - start) / calls
+
+
+def _wait_for_gpu() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on, load average of the last minute at the start included."""
+    root = Path(__file__).parents[2]
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True
+    )
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "load": round(os.getloadavg()[0], 2),
+        "threads": torch.get_num_threads(),
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "commit": commit.stdout.strip() or None,
+    }
+
+
+def _cpu_model() -> str:
+    """With the widest vector unit that matters here, since a virtual machine often hides the model's name."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text().splitlines()
+        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
+    return f"{model} ({torch.backends.cpu.get_cpu_capability()})"
