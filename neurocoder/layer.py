@@ -77,6 +77,8 @@ class NeurocoderLinear(nn.Module):
         ValueError: a setting out of range, naming it.
     """
 
+    sums: Tensor
+
     def __init__(
         self,
         in_features: int,
@@ -142,6 +144,13 @@ class NeurocoderLinear(nn.Module):
         beta = beta or (10 if steps else 1) / key_dim
         self.log_beta = nn.Parameter(torch.tensor(math.log(beta))) if learn_beta else None
         self._beta = beta
+        # sigma_n = sum over i >= n of softplus(zeta_i): positive, decreasing. The release sums over i <= n and, in the recurrent
+        # controller only, flips the result.
+        sums = torch.ones(heads * max(steps, 1), heads * max(steps, 1)).triu()  # (n, n)
+        if variant == "release":
+            sums = sums.T.flip(0) if steps else sums.T
+        self.register_buffer("sums", sums, persistent=False)
+        self.smallest = 0 if variant == "release" and not steps else -1
         self.R = nn.Parameter(torch.empty(in_features, out_features)) if residual else None
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
         if self.R is not None:
@@ -194,8 +203,8 @@ class NeurocoderLinear(nn.Module):
         signal = self.controller(z)  # (J, 3HK + 1, B)
         w_U, w_V, w_S = self._attention(z, signal)
         zeta = (self.memory.M_S.T.expand(len(w_S), -1, -1) @ w_S).squeeze(1)  # (n, B)
-        sigma, smallest = self._singular_values(zeta)  # (n, B), (B,)
-        gate = smallest * signal[-1, -1].sigmoid() if self.R is not None else None
+        sigma = self.sums @ F.softplus(zeta)  # (n, B)
+        gate = sigma[self.smallest] * signal[-1, -1].sigmoid() if self.R is not None else None  # (B,)
         return _Program(w_U, w_V, w_S, sigma, gate)
 
     def _apply_program(self, x: Tensor, program: "_Program") -> Tensor:
@@ -213,10 +222,7 @@ class NeurocoderLinear(nn.Module):
     def _attention(self, z: Tensor, signal: Tensor) -> list[Tensor]:
         """Weights of the slots of U, V and S, (n, P, B) each, n = (j - 1) H + h."""
         queries = signal[:, :-1].unflatten(1, (3, self.heads, self.key_dim))  # (J, 3, H, K, B)
-        all_scores = [
-            scores(query.flatten(0, 1), keys, self.beta, self.variant)  # (n, P, B)
-            for query, keys in zip(queries.unbind(1), self.memory.keys(), strict=True)
-        ]
+        all_scores = scores(queries, self.memory.keys(), self.beta, self.variant)  # (n, P, B) each
         if self.gate is None:
             return [of_memory.softmax(dim=-2) for of_memory in all_scores]
         gates = _affine(self.gate, signal if self.gate_from == "signal" else z.T.unsqueeze(0)).sigmoid()
@@ -227,22 +233,6 @@ class NeurocoderLinear(nn.Module):
             ).flatten(0, 1)
             for of_memory, gate in zip(all_scores, gates.unbind(1), strict=True)
         ]
-
-    def _singular_values(self, zeta: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw values (n, B) -> singular values (n, B) and the smallest of them (B,).
-
-        sigma_n = sum over i >= n of softplus(zeta_i): positive, decreasing. The release sums over i <= n and, in the
-        recurrent controller only, flips the result.
-        """
-        gaps = F.softplus(zeta)
-        if self.variant == "paper":
-            sigma = gaps.flip(0).cumsum(0).flip(0)
-        elif self.steps:
-            sigma = gaps.cumsum(0).flip(0)
-        else:
-            sigma = gaps.cumsum(0)
-            return sigma, sigma[0]
-        return sigma, sigma[-1]
 
     def extra_repr(self) -> str:
         return (

@@ -37,13 +37,13 @@ class ProgramMemory(nn.Module):
             self.key_generator_U = nn.Linear(in_features, key_dim)
             self.key_generator_V = nn.Linear(out_features, key_dim)
 
-    def keys(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Program keys of U, V and S, (P, K) each. They depend on parameters only."""
+    def keys(self) -> Tensor:
+        """Program keys of U, V and S, (3, P, K). They depend on parameters only."""
         assert self.E_S is not None
         if self.generated_keys:
-            return self.key_generator_U(self.M_U), self.key_generator_V(self.M_V), self.E_S
+            return torch.stack((self.key_generator_U(self.M_U), self.key_generator_V(self.M_V), self.E_S))
         assert self.E_U is not None and self.E_V is not None
-        return self.E_U, self.E_V, self.E_S
+        return torch.stack((self.E_U, self.E_V, self.E_S))
 
     def orthogonality_loss(self) -> Tensor:
         """|U U^T - I| + |V V^T - I| (Frobenius norms, not squared), scalar.
@@ -81,18 +81,22 @@ def _distance_from_orthonormal_rows(rows: Tensor) -> Tensor:
     return (squared + 1e-12).sqrt()  # the root of zero has no gradient
 
 
-def scores(queries: Tensor, keys: Tensor, beta: float | Tensor, variant: Variant) -> Tensor:
-    """beta times the cosine of queries (n, K, B) and the keys of one memory (P, K): (n, P, B)."""
+def scores(queries: Tensor, keys: Tensor, beta: float | Tensor, variant: Variant) -> list[Tensor]:
+    """beta times the cosine of queries (J, 3, H, K, B) and keys (3, P, K): for each of U, V, S one (n, P, B)."""
     if variant == "paper":
-        return _products(beta * _unit_length(keys, dim=-1), _unit_length(queries, dim=-2))
+        return _products(_unit_length(queries, dim=-2), beta * _unit_length(keys, dim=-1))
     # The release adds an epsilon to each norm and one to their product, K times smaller than the product it stands beside.
-    query_norm, key_norm = _length(queries, dim=-2) + EPSILON, _length(keys, dim=-1) + EPSILON
-    return _products(beta * keys, queries) / (key_norm * query_norm + EPSILON / keys.shape[-1])
+    query_norm = (_length(queries, dim=-2) + EPSILON).transpose(0, 1).flatten(1, 2)  # (3, n, 1, B)
+    key_norm = (_length(keys, dim=-1) + EPSILON).unsqueeze(1)  # (3, 1, P, 1)
+    norms = query_norm * key_norm + EPSILON / keys.shape[-1]  # (3, n, P, B)
+    return [products / norm for products, norm in zip(_products(queries, beta * keys), norms, strict=True)]
 
 
-def _products(keys: Tensor, queries: Tensor) -> Tensor:
-    """keys @ queries, batched: of (P, K) @ (n, K, B) torch makes one product, for which it copies the queries."""
-    return torch.bmm(keys.expand(len(queries), -1, -1), queries)
+def _products(queries: Tensor, keys: Tensor) -> list[Tensor]:
+    """Scalar products of queries (J, 3, H, K, B) and keys (3, P, K): for each of U, V, S one (n, P, B)."""
+    # bmm, since torch makes one product of (P, K) @ (n, K, B), for which it copies the queries.
+    each = ((query.flatten(0, 1), key) for query, key in zip(queries.unbind(1), keys, strict=True))
+    return [torch.bmm(key.expand(len(query), -1, -1), query) for query, key in each]
 
 
 def _unit_length(vectors: Tensor, dim: int) -> Tensor:
@@ -115,16 +119,28 @@ def interpolate_with_least_used(scores: Tensor, gates: Tensor, least_used: int) 
     Returns:
         Attention (J, H, P, B), in [0, 1], not normalised over the slots (as released).
     """
-    peaked = (scores - scores.amax(dim=-2, keepdim=True)).exp()  # softmax divided by its largest entry
+    peaked = _from_largest(scores).exp()  # softmax divided by its largest entry
     candidates = torch.zeros_like(gates[0])  # (P, B)
     candidates[:least_used] = 1  # before the first step no slot is used: the first ones are taken
     usage, steps = None, []
     for step, gate in zip(peaked, gates, strict=True):  # (H, P, B), (P, B)
         attention = torch.lerp(step, candidates, gate)
         steps.append(attention)
-        most = attention.amax(dim=0)  # over heads, (P, B)
-        usage = most if usage is None else torch.maximum(usage, most)
+        for head in attention:
+            usage = head if usage is None else usage + (head - usage).relu()  # the larger of the two, (P, B)
+        assert usage is not None
         # Compared as usage: in single precision 1 - usage is 1 for all slots that were hardly read.
-        threshold = usage.topk(least_used + 1, dim=0, largest=False).values[-1]  # (B,)
-        candidates = (1 - usage) * (usage < threshold)
+        used = usage.detach()
+        threshold = used.topk(least_used + 1, dim=0, largest=False).values[-1]  # (B,)
+        candidates = (1 - usage) * (threshold - used).sign().relu()
     return torch.stack(steps)
+
+
+def _from_largest(scores: Tensor) -> Tensor:
+    """scores (J, H, P, B) less the largest of them over the slots.
+
+    Written with arithmetic, since on a CPU the gradients of `amax` and `maximum` (above), which compare, cost several times more.
+    """
+    below = scores - scores.detach().amax(dim=-2, keepdim=True)
+    largest = 1 + below.detach().sign()  # (J, H, P, B), 1 at the largest, where `below` is 0
+    return below - (below * largest).sum(-2, keepdim=True) / largest.sum(-2, keepdim=True)

@@ -69,15 +69,12 @@ def single_layer(device: str) -> dict[str, Step]:
 
 def with_programs_built(layer: NeurocoderLinear, x: Tensor) -> Tensor:
     """What the layer computes, by one (d_in, d_out) matrix an input, as the released code does it."""
-    batch = len(x)
-    signal = layer.controller(x)  # (1, 3HK + 1, B)
-    attention = layer._attention(x, signal)[0].movedim(-1, 0)  # (B, 3, n, P)
-    w_U, w_V, w_S = attention.unbind(1)  # (B, n, P) each
-    sigma, _ = layer._singular_values((w_S @ layer.memory.M_S).squeeze(-1).T)  # (n, B)
+    batch, program = len(x), layer._compose(x, None)
+    w_U, w_V = program.w_U.movedim(-1, 0), program.w_V.movedim(-1, 0)  # (B, n, P) each
     U = w_U @ layer.memory.M_U.repeat(batch, 1, 1)  # (B, n, d_in)
     V = w_V @ layer.memory.M_V.repeat(batch, 1, 1)  # (B, n, d_out)
-    program = U.mT @ torch.diag_embed(sigma.T) @ V  # (B, d_in, d_out)
-    return (x.unsqueeze(1) @ program).squeeze(1) + layer.bias
+    weights = U.mT @ torch.diag_embed(program.sigma.T) @ V  # (B, d_in, d_out)
+    return (x.unsqueeze(1) @ weights).squeeze(1) + layer.bias
 
 
 def a3c_update(device: str) -> dict[str, Step]:

@@ -311,9 +311,10 @@ def test_a_trace_tells_that_there_is_no_residual_program():
 
 
 def test_paper_variant_compares_by_cosine():
-    queries, keys = random_input(4, 5, 6), random_input(7, 5, seed=2)
-    expected = 3.0 * F.cosine_similarity(queries.unsqueeze(1), keys[None, :, :, None], dim=2)
-    torch.testing.assert_close(scores(queries, keys, 3.0, "paper"), expected, rtol=0, atol=1e-5)
+    queries, keys = random_input(2, 3, 4, 5, 6), random_input(3, 7, 5, seed=2)  # (J, 3, H, K, B), (3, P, K)
+    for a, of_memory in enumerate(scores(queries, keys, 3.0, "paper")):  # (JH, P, B)
+        expected = 3.0 * F.cosine_similarity(queries[:, a, :, None], keys[a, None, None, :, :, None], dim=3)
+        torch.testing.assert_close(of_memory, expected.flatten(0, 1), rtol=0, atol=1e-5)
 
 
 def test_at_the_released_temperature_linear_attention_is_nearly_uniform():
