@@ -151,7 +151,7 @@ def show(result: dict[str, Any]) -> None:
         f"interquartile mean {result['iqm']:.2f} (95 % interval {low:.2f} to {high:.2f})   "
         f"human-normalised mean {'unknown for this game' if human is None else f'{human:.1%}'}\n"
         f"  length {np.mean(lengths):,.0f} steps (from {min(lengths):,} to {max(lengths):,})\n"
-        f"  {len(lengths)} full games, scores not clipped; sticky actions {settings['sticky']}, "
+        f"  {len(lengths)} full game{'s' * (len(lengths) > 1)}, scores not clipped; sticky actions {settings['sticky']}, "
         f"frame skip {settings['frame_skip']}, fewer than {settings['noop_max']} no-op frames at the start, "
         f"at most {settings['max_frames']:,} frames, actions {'greedy' if settings['greedy'] else 'sampled'}, "
         f"seed {settings['seed']}",

@@ -35,9 +35,9 @@ class ProgramTrace:
 class _Program(NamedTuple):
     """What `_compose` finds for B inputs."""
 
-    w_U: Tensor  # (n, P, B)
-    w_V: Tensor  # (n, P, B)
-    w_S: Tensor  # (n, P, B)
+    w_U: list[Tensor]  # (H, P, B) a step
+    w_V: list[Tensor]
+    w_S: list[Tensor]
     sigma: Tensor  # (n, B)
     residual_gate: Tensor | None  # (B,)
 
@@ -176,8 +176,10 @@ class NeurocoderLinear(nn.Module):
     def trace(self, x: Tensor, z: Tensor | None = None) -> ProgramTrace:
         """The attention, singular values and residual gate with which `forward` would treat x (..., d_in)."""
         program, leading = self._compose(x, z), x.shape[:-1]
-        attention = torch.stack((program.w_U, program.w_V, program.w_S))  # (3, n, P, B)
-        attention = attention.unflatten(1, (-1, self.heads)).permute(4, 1, 0, 2, 3)  # (B, J, 3, H, P)
+        of_steps = [
+            torch.stack(of_step) for of_step in zip(program.w_U, program.w_V, program.w_S, strict=True)
+        ]
+        attention = torch.stack(of_steps).movedim(-1, 0)  # (B, J, 3, H, P)
         gate = program.residual_gate
         return ProgramTrace(
             attention=attention.reshape(*leading, *attention.shape[1:]),
@@ -197,12 +199,18 @@ class NeurocoderLinear(nn.Module):
                 else f"this layer's controller has an input of its own: call layer(x, z), z (..., {self.controller_features})"
             )
         z = x if z is None else z
+        if z.shape[:-1] != x.shape[:-1]:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)} and z {tuple(z.shape)}; all axes but the last must be the same"
+            )
         z = z.reshape(-1, z.shape[-1])  # (B, d_c)
         if self.projection is not None:
             z = self.projection(z)
         signal = self.controller(z)  # (J, 3HK + 1, B)
         w_U, w_V, w_S = self._attention(z, signal)
-        zeta = (self.memory.M_S.T.expand(len(w_S), -1, -1) @ w_S).squeeze(1)  # (n, B)
+        zeta = torch.cat(
+            [(self.memory.M_S.T.expand(self.heads, -1, -1) @ w).squeeze(1) for w in w_S]
+        )  # (n, B)
         sigma = self.sums @ F.softplus(zeta)  # (n, B)
         gate = sigma[self.smallest] * signal[-1, -1].sigmoid() if self.R is not None else None  # (B,)
         return _Program(w_U, w_V, w_S, sigma, gate)
@@ -210,8 +218,11 @@ class NeurocoderLinear(nn.Module):
     def _apply_program(self, x: Tensor, program: "_Program") -> Tensor:
         leading, x = x.shape[:-1], x.reshape(-1, self.in_features)  # (B, d_in)
         in_slots = self.memory.M_U @ x.T  # (P, B)
-        in_components = (program.w_U * in_slots).sum(1) * program.sigma  # (n, B)
-        out_slots = (program.w_V * in_components.unsqueeze(1)).sum(0)  # (P, B)
+        read = torch.cat([(w * in_slots).sum(1) for w in program.w_U])  # (n, B), x u_n
+        components = (read * program.sigma).split(self.heads)  # (H, B) a step
+        out_slots = sum(
+            (w * c.unsqueeze(1)).sum(0) for w, c in zip(program.w_V, components, strict=True)
+        )  # (P, B)
         y = out_slots.T @ self.memory.M_V  # (B, d_out)
         if self.R is not None and program.residual_gate is not None:
             y = y + program.residual_gate.unsqueeze(1) * (x @ self.R)
@@ -219,19 +230,17 @@ class NeurocoderLinear(nn.Module):
             y = y + self.bias
         return y.reshape(*leading, self.out_features)
 
-    def _attention(self, z: Tensor, signal: Tensor) -> list[Tensor]:
-        """Weights of the slots of U, V and S, (n, P, B) each, n = (j - 1) H + h."""
+    def _attention(self, z: Tensor, signal: Tensor) -> list[list[Tensor]]:
+        """Weights of the slots, [memory][step], (H, P, B) each."""
         queries = signal[:, :-1].unflatten(1, (3, self.heads, self.key_dim))  # (J, 3, H, K, B)
-        all_scores = scores(queries, self.memory.keys(), self.beta, self.variant)  # (n, P, B) each
+        similarities = scores(queries, self.memory.keys(), self.beta, self.variant)
         if self.gate is None:
-            return [of_memory.softmax(dim=-2) for of_memory in all_scores]
+            return [[step.softmax(dim=-2) for step in of_memory] for of_memory in similarities]
         gates = _affine(self.gate, signal if self.gate_from == "signal" else z.T.unsqueeze(0)).sigmoid()
-        gates = gates.expand(self.steps, -1, -1).unflatten(1, (3, -1))  # (J, 3, P, B)
+        gates = gates.unflatten(1, (3, -1)).expand(self.steps, -1, -1, -1)  # (J, 3, P, B)
         return [
-            interpolate_with_least_used(
-                of_memory.unflatten(0, (-1, self.heads)), gate, self.least_used
-            ).flatten(0, 1)
-            for of_memory, gate in zip(all_scores, gates.unbind(1), strict=True)
+            interpolate_with_least_used(of_memory, gate, self.least_used)
+            for of_memory, gate in zip(similarities, gates.unbind(1), strict=True)
         ]
 
     def extra_repr(self) -> str:

@@ -6,6 +6,8 @@ on long rows.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -36,9 +38,13 @@ class ProgramMemory(nn.Module):
         if self.generated_keys:
             self.key_generator_U = nn.Linear(in_features, key_dim)
             self.key_generator_V = nn.Linear(out_features, key_dim)
+        self._kept: Tensor | None = None  # see `keys_kept`
 
     def keys(self) -> Tensor:
         """Program keys of U, V and S, (3, P, K). They depend on parameters only."""
+        return self._keys() if self._kept is None else self._kept
+
+    def _keys(self) -> Tensor:
         assert self.E_S is not None
         if self.generated_keys:
             return torch.stack((self.key_generator_U(self.M_U), self.key_generator_V(self.M_V), self.E_S))
@@ -54,6 +60,19 @@ class ProgramMemory(nn.Module):
         return _distance_from_orthonormal_rows(_row(self.M_U, self.E_U)) + _distance_from_orthonormal_rows(
             _row(self.M_V, self.E_V)
         )
+
+
+@contextmanager
+def keys_kept(network: nn.Module) -> Iterator[None]:
+    """Within it each Program Memory of a network makes its keys once: for loops that call a layer step by step."""
+    memories = [module for module in network.modules() if isinstance(module, ProgramMemory)]
+    for memory in memories:
+        memory._kept = memory._keys()
+    try:
+        yield
+    finally:
+        for memory in memories:
+            memory._kept = None
 
 
 def _slots(slots: int, width: int, key_columns: int) -> tuple[nn.Parameter, nn.Parameter | None]:
@@ -81,22 +100,33 @@ def _distance_from_orthonormal_rows(rows: Tensor) -> Tensor:
     return (squared + 1e-12).sqrt()  # the root of zero has no gradient
 
 
-def scores(queries: Tensor, keys: Tensor, beta: float | Tensor, variant: Variant) -> list[Tensor]:
-    """beta times the cosine of queries (J, 3, H, K, B) and keys (3, P, K): for each of U, V, S one (n, P, B)."""
+def scores(queries: Tensor, keys: Tensor, beta: float | Tensor, variant: Variant) -> list[list[Tensor]]:
+    """beta times the cosine of queries (J, 3, H, K, B) and keys (3, P, K): [memory][step], (H, P, B) each.
+
+    One tensor a step: over large batches, memory that is newly mapped for one long tensor costs more than computing it.
+    """
     if variant == "paper":
         return _products(_unit_length(queries, dim=-2), beta * _unit_length(keys, dim=-1))
     # The release adds an epsilon to each norm and one to their product, K times smaller than the product it stands beside.
-    query_norm = (_length(queries, dim=-2) + EPSILON).transpose(0, 1).flatten(1, 2)  # (3, n, 1, B)
-    key_norm = (_length(keys, dim=-1) + EPSILON).unsqueeze(1)  # (3, 1, P, 1)
-    norms = query_norm * key_norm + EPSILON / keys.shape[-1]  # (3, n, P, B)
-    return [products / norm for products, norm in zip(_products(queries, beta * keys), norms, strict=True)]
+    key_norms, query_norms = _length(keys, dim=-1) + EPSILON, _length(queries, dim=-2) + EPSILON
+    return [
+        [
+            product / (key_norm * query_norm + EPSILON / keys.shape[-1])
+            for product, query_norm in zip(of_memory, norms, strict=True)
+        ]
+        for of_memory, key_norm, norms in zip(
+            _products(queries, beta * keys), key_norms, query_norms.transpose(0, 1), strict=True
+        )
+    ]
 
 
-def _products(queries: Tensor, keys: Tensor) -> list[Tensor]:
-    """Scalar products of queries (J, 3, H, K, B) and keys (3, P, K): for each of U, V, S one (n, P, B)."""
-    # bmm, since torch makes one product of (P, K) @ (n, K, B), for which it copies the queries.
-    each = ((query.flatten(0, 1), key) for query, key in zip(queries.unbind(1), keys, strict=True))
-    return [torch.bmm(key.expand(len(query), -1, -1), query) for query, key in each]
+def _products(queries: Tensor, keys: Tensor) -> list[list[Tensor]]:
+    """Scalar products of queries (J, 3, H, K, B) and keys (3, P, K): [memory][step], (H, P, B) each."""
+    # bmm, since torch makes one product of (P, K) @ (H, K, B), for which it copies the queries.
+    return [
+        [torch.bmm(key.expand(len(query), -1, -1), query) for query in of_memory]
+        for of_memory, key in zip(queries.transpose(0, 1), keys, strict=True)
+    ]
 
 
 def _unit_length(vectors: Tensor, dim: int) -> Tensor:
@@ -108,23 +138,24 @@ def _length(vectors: Tensor, dim: int) -> Tensor:
     return vectors.square().sum(dim, keepdim=True).clamp_min(1e-30).sqrt()  # the root of zero has no gradient
 
 
-def interpolate_with_least_used(scores: Tensor, gates: Tensor, least_used: int) -> Tensor:
+def interpolate_with_least_used(scores: list[Tensor], gates: Tensor, least_used: int) -> list[Tensor]:
     """Attention to one memory that is drawn towards slots not used yet (the paper's usage-based attention).
 
     Args:
-        scores: similarity times inverse temperature, (J, H, P, B).
+        scores: similarity times inverse temperature, (H, P, B) a step.
         gates: how much of the least-used slots is mixed in, in [0, 1], (J, P, B): one gate a slot, for all heads.
         least_used: how many least-used slots are considered (the paper's l_I), 1 <= least_used < P.
 
     Returns:
-        Attention (J, H, P, B), in [0, 1], not normalised over the slots (as released).
+        Attention, (H, P, B) a step, in [0, 1], not normalised over the slots (as released).
     """
-    peaked = _from_largest(scores).exp()  # softmax divided by its largest entry
     candidates = torch.zeros_like(gates[0])  # (P, B)
     candidates[:least_used] = 1  # before the first step no slot is used: the first ones are taken
     usage, steps = None, []
-    for step, gate in zip(peaked, gates, strict=True):  # (H, P, B), (P, B)
-        attention = torch.lerp(step, candidates, gate)
+    for step, gate in zip(scores, gates, strict=True):  # (H, P, B), (P, B)
+        # Under autocast similarities are products, so narrower than the gates; lerp takes one type.
+        peaked = _from_largest(step.to(gate.dtype)).exp()  # softmax divided by its largest entry
+        attention = torch.lerp(peaked, candidates, gate)
         steps.append(attention)
         for head in attention:
             usage = head if usage is None else usage + (head - usage).relu()  # the larger of the two, (P, B)
@@ -133,14 +164,14 @@ def interpolate_with_least_used(scores: Tensor, gates: Tensor, least_used: int) 
         used = usage.detach()
         threshold = used.topk(least_used + 1, dim=0, largest=False).values[-1]  # (B,)
         candidates = (1 - usage) * (threshold - used).sign().relu()
-    return torch.stack(steps)
+    return steps
 
 
 def _from_largest(scores: Tensor) -> Tensor:
-    """scores (J, H, P, B) less the largest of them over the slots.
+    """scores (H, P, B) less the largest of them over the slots.
 
     Written with arithmetic, since on a CPU the gradients of `amax` and `maximum` (above), which compare, cost several times more.
     """
     below = scores - scores.detach().amax(dim=-2, keepdim=True)
-    largest = 1 + below.detach().sign()  # (J, H, P, B), 1 at the largest, where `below` is 0
+    largest = 1 + below.detach().sign()  # (H, P, B), 1 at the largest, where `below` is 0
     return below - (below * largest).sum(-2, keepdim=True) / largest.sum(-2, keepdim=True)

@@ -3,8 +3,6 @@
 Shapes: T steps, N games, A actions. A frame is 80 x 80 grey.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -101,8 +99,3 @@ def _convolution(channels_in: int, channels_out: int, kernel: int, *, padding: i
     nn.init.zeros_(convolution.bias)
     convolution.weight.data = convolution.weight.data.contiguous(memory_format=torch.channels_last)
     return convolution
-
-
-def parameter_count(network: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(math.prod(parameter.shape) for parameter in network.parameters() if parameter.requires_grad)

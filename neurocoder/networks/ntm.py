@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neurocoder.output_layers import OutputLayer
+from neurocoder.program_memory import keys_kept
 from neurocoder.settings import check_sizes
 
 SMALLEST_NORM = 1e-6  # of a key or a cell: the cosine of a zero vector is 0
@@ -103,9 +104,10 @@ class NTM(nn.Module):
             )
         state = self.initial_state(len(inputs))
         features: list[Tensor] = []
-        for x in inputs.unbind(dim=1):
-            state = self.step(x, state)
-            features += (state.h, state.read)
+        with keys_kept(self):
+            for x in inputs.unbind(dim=1):
+                state = self.step(x, state)
+                features += (state.h, state.read)
         return self.output(torch.cat(features, dim=-1).unflatten(-1, (inputs.shape[1], -1)))
 
     def initial_state(self, sequences: int) -> NTMState:
@@ -145,7 +147,7 @@ def address(parameters: Tensor, memory: Tensor, previous: Tensor) -> Tensor:
     key, strength, gate, shift, sharpening = parameters.split((memory.shape[-1], 1, 1, 3, 1), dim=-1)
     key = key * (F.softplus(strength) / _norm(key).unsqueeze(-1))
     by_content = (key @ memory.mT / _norm(memory).unsqueeze(1)).softmax(dim=-1)  # (B, 2, N)
-    moved = shift_circularly(torch.lerp(previous, by_content, gate.sigmoid()), shift.softmax(dim=-1))
+    moved = shift_circularly(previous + gate.sigmoid() * (by_content - previous), shift.softmax(dim=-1))
     # w^gamma / sum w^gamma as a softmax, which no small w underflows.
     return ((1 + F.softplus(sharpening)) * (moved + SMALLEST_WEIGHT).log()).softmax(dim=-1)
 

@@ -70,7 +70,7 @@ def single_layer(device: str) -> dict[str, Step]:
 def with_programs_built(layer: NeurocoderLinear, x: Tensor) -> Tensor:
     """What the layer computes, by one (d_in, d_out) matrix an input, as the released code does it."""
     batch, program = len(x), layer._compose(x, None)
-    w_U, w_V = program.w_U.movedim(-1, 0), program.w_V.movedim(-1, 0)  # (B, n, P) each
+    w_U, w_V = program.w_U[0].movedim(-1, 0), program.w_V[0].movedim(-1, 0)  # (B, n, P) each
     U = w_U @ layer.memory.M_U.repeat(batch, 1, 1)  # (B, n, d_in)
     V = w_V @ layer.memory.M_V.repeat(batch, 1, 1)  # (B, n, d_out)
     weights = U.mT @ torch.diag_embed(program.sigma.T) @ V  # (B, d_in, d_out)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from neurocoder import OUTPUT_LAYERS, NeurocoderLinear, output_layer
-from neurocoder.networks.conv_lstm import ConvLSTM, parameter_count
+from neurocoder.networks.conv_lstm import ConvLSTM
 
 NEUROCODER = output_layer("neurocoder", slots=80, key_dim=3, heads=15, variant="release")  # Table 6, Atari
 
@@ -28,33 +28,6 @@ def random_frames(number, *, low=0, high=256, seed=0):
 
 
 # Size
-
-
-@pytest.mark.parametrize(
-    ("actor", "actions", "expected"),
-    [
-        ("mlp", 6, 3_249_639),
-        ("mlp", 9, 3_251_178),
-        ("mlp", 18, 3_255_795),
-        ("neurocoder", 6, 3_363_207),
-        ("neurocoder", 9, 3_364_995),
-        ("neurocoder", 18, 3_370_359),
-        ("hypernet", 9, 3_583_530),
-    ],
-)
-def test_parameter_count_is_the_one_behind_the_published_table(actor, actions, expected):
-    factories = {
-        "neurocoder": NEUROCODER,
-        "mlp": nn.Linear,
-        "hypernet": output_layer("hypernet", scale="elements"),
-    }
-    assert parameter_count(ConvLSTM(actions, actor=factories[actor])) == expected
-
-
-def test_parameter_count_leaves_out_what_is_not_trained():
-    layer = nn.Linear(3, 2)
-    layer.bias.requires_grad_(False)
-    assert parameter_count(layer) == 6
 
 
 def test_actor_and_critic_are_made_by_the_factories_given():
