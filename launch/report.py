@@ -7,6 +7,7 @@ in which it was training: pauses before a --resume are left out.
 """
 
 import csv
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -56,6 +57,7 @@ def learning_curve(run: Path, *, window: int, points: int) -> Curve:
     """Moving mean over the last `window` games, at about `points` places. ValueError if no game has ended."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it reports every resume as an event out of order
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
     events.Reload()
     tags = events.Tags()["scalars"]
