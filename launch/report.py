@@ -57,7 +57,9 @@ def learning_curve(run: Path, *, window: int, points: int) -> Curve:
     """Moving mean over the last `window` games, at about `points` places. ValueError if no game has ended."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it reports every resume as an event out of order
+    logging.getLogger("tensorboard").setLevel(
+        logging.ERROR
+    )  # it reports every resume as an event out of order
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
     events.Reload()
     tags = events.Tags()["scalars"]

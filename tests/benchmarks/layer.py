@@ -121,7 +121,7 @@ def polynomials(device: str) -> dict[str, Step]:
 def saved_memory(device: str) -> dict[str, float]:
     """Bytes that one layer 1024 -> 256 keeps for the gradient of 128 inputs, MiB."""
     layer = SPLIT_MNIST(1024, 256).to(device)
-    x = torch.randn(128, 1024, device=device)
+    x = torch.randn(128, 1024, device=device, requires_grad=True)
 
     def kept(apply: Callable[[Tensor], Tensor]) -> float:
         storages: dict[int, int] = {}

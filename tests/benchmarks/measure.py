@@ -42,19 +42,12 @@ def compare(alternatives: dict[str, Step], *, rounds: int, seconds: float) -> di
         for _ in range(3):  # warm-up
             elapsed = _time(step, 1)
         calls[name] = max(1, round(seconds / elapsed))
-    taken = {
-        name: np.array(times)
-        for name, times in zip(
-            alternatives,
-            zip(
-                *([_time(step, calls[name]) for name, step in alternatives.items()] for _ in range(rounds)),
-                strict=True,
-            ),
-            strict=True,
-        )
-    }
-    baseline = next(iter(taken.values()))
-    return {name: Timing(times, times / baseline) for name, times in taken.items()}
+    taken: dict[str, list[float]] = {name: [] for name in alternatives}
+    for _ in range(rounds):
+        for name, step in alternatives.items():
+            taken[name].append(_time(step, calls[name]))
+    baseline = np.array(next(iter(taken.values())))
+    return {name: Timing(np.array(times), np.array(times) / baseline) for name, times in taken.items()}
 
 
 def _time(step: Step, calls: int) -> float:
