@@ -37,7 +37,7 @@ class Progress:
         left = (self.total_steps - env_steps) / speed if speed else None
         line = (
             f"{env_steps:,} / {self.total_steps:,} steps  {speed:,.0f} steps/s  {speed * self.frame_skip:,.0f} frames/s  "
-            f"mean return {'-' if mean_return is None else f'{mean_return:.1f}'}  ETA {_clock(left)}"
+            f"mean return {'-' if mean_return is None else f'{mean_return:.1f}'}  ETA {clock(left)}"
         )
         if self.live:
             print(f"\r\x1b[K{line}", end="", flush=True)
@@ -49,7 +49,7 @@ class Progress:
         print(f"\r\x1b[K{message}" if self.live else message, flush=True)
 
 
-def _clock(seconds: float | None) -> str:
+def clock(seconds: float | None) -> str:
     """As in 1:02:03, or - for None."""
     if seconds is None:
         return "-"

@@ -7,7 +7,6 @@ frames. Ctrl-C or SIGTERM ends a run with a last checkpoint; --resume continues 
 """
 
 import json
-import socket
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from agents.a3c import start_training
 from agents.a3c.config import A3CConfig
 from envs.atari import resolve
 from launch.checkpoints import list_checkpoints, load_newest
-from launch.command_line import Interruption, fail
+from launch.command_line import Interruption, check_address, fail, require_gpu
 from launch.run_folder import RunFolder, default_run_path, software_versions, write_json_atomically
 
 if TYPE_CHECKING:  # torch takes seconds to import, and bad input is refused before
@@ -50,7 +49,7 @@ class Arguments:
                 "--run-dir and --resume cannot both be given; a resumed run goes on in its own folder"
             )
         if self.address is not None:
-            _check_address(self.address)
+            check_address(self.address)
         for flag, value, low in (
             ("--checkpoint-every", self.checkpoint_every, 1),
             ("--keep", self.keep, 1),
@@ -58,21 +57,6 @@ class Arguments:
         ):
             if value < low:
                 raise ValueError(f"{flag} is {value}; it must be at least {low}")
-
-
-def _check_address(address: str) -> None:
-    """ValueError if nobody listens at host:port: Ray itself would wait there for many minutes."""
-    if address == "auto":
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError(f"--address {address!r} must be auto or host:port, as in 10.0.0.1:6379")
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except (OSError, OverflowError) as error:
-        raise ValueError(
-            f"--address {address}: nobody answers there ({error}); start Ray with: ray start --head"
-        ) from error
 
 
 PROGRAM = "python -m launch.train"
@@ -120,7 +104,7 @@ def main() -> None:
     config = arguments.config
     try:
         if config.gpus_per_worker and arguments.address is None:
-            _require_gpu()
+            require_gpu("--gpus-per-worker")
         if arguments.resume is not None:
             folder = RunFolder.open(arguments.resume)
         else:
@@ -133,19 +117,6 @@ def main() -> None:
     except ValueError as error:
         fail(error)
     raise SystemExit(status)
-
-
-def _require_gpu() -> None:
-    # Without any of these there is no GPU (NVIDIA, AMD, Windows Subsystem for Linux), and no need to load torch to see it.
-    devices = any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
-    if devices:
-        import torch
-
-        devices = torch.cuda.is_available()
-    if not devices:
-        raise ValueError(
-            "--gpus-per-worker asks for a GPU, but PyTorch sees none here; leave it out to run on the CPU"
-        )
 
 
 def _restore(folder: RunFolder, config: A3CConfig) -> "Snapshot":
@@ -170,7 +141,7 @@ def _warn(line: str) -> None:
 
 def train(arguments: Arguments, folder: RunFolder, snapshot: "Snapshot | None") -> int:
     """Runs training to its end or to a signal, and plays with the result: the exit status."""
-    from agents.a3c.training import TrainingError
+    from agents.errors import TrainingError
     from launch.evaluate import evaluate, show
     from launch.recorder import Recorder
 

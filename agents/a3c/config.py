@@ -3,50 +3,22 @@
 Nothing heavy is imported here, so that a command line can be checked at once.
 """
 
-import difflib
-import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from agents.layer_settings import (
+    HyperNetSettings,
+    NeurocoderSettings,
+    check_at_least,
+    check_choice,
+    check_known,
+    check_not_negative,
+    check_positive,
+    flag,
+)
 from envs.atari import AtariSettings, resolve
 
 HEADS = ("mlp", "hypernet", "neurocoder")
-
-
-@dataclass(frozen=True)
-class NeurocoderSettings:
-    """The Neurocoder head: see `neurocoder.NeurocoderLinear`. Defaults: the paper's Table 6, Atari."""
-
-    slots: int = 80
-    """P, singular programs in memory."""
-    key_dim: int = 3
-    """K, width of keys and queries."""
-    heads: int = 15
-    """H, attention heads."""
-    steps: int = 0
-    """J, recurrent attention steps; 0 is the linear controller (labelled J = 1 in the paper)."""
-    least_used: int = 0
-    """l_I, least-used slots considered; acts with the recurrent controller only."""
-    residual: bool = True
-    """Add the gated residual program R."""
-    keys: Literal["generated", "learned"] = "generated"
-    """Keys from the slot contents, or as parameters."""
-    beta: float | None = 10.0
-    """Inverse temperature of the attention; None is the released code's, at which attention is nearly uniform."""
-    orthogonality_weight: float = 0.1
-    """a, weight of the orthogonality loss."""
-    variant: Literal["paper", "release"] = "paper"
-    """Where text and released code differ, which one to follow."""
-
-
-@dataclass(frozen=True)
-class HyperNetSettings:
-    """The HyperNet head: see `neurocoder.alternatives.hypernet`. Defaults: what fits the paper's Table 7, Atari."""
-
-    scale: Literal["rows", "elements"] = "elements"
-    """Scale the rows of the weight matrix, or each of its elements."""
-    hidden: int = 64
-    """Hidden width of the network that scales the weights."""
 
 
 @dataclass(frozen=True)
@@ -114,50 +86,20 @@ class A3CConfig:
             ValueError: in one line, the first field that is not, what it may be.
         """
         settings = resolve(self.env)
-        if self.head not in HEADS:
-            near = difflib.get_close_matches(self.head, HEADS, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ValueError(f"--head {self.head!r} is not known; choose one of {', '.join(HEADS)}{hint}")
+        check_known("head", self.head, HEADS)
         for name, low in dict(workers=0, envs_per_worker=1, total_steps=1, rollout_steps=1, seed=0).items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{_flag(name)} is {getattr(self, name)}; it must be at least {low}")
+            check_at_least(name, getattr(self, name), low)
         for name in ("learning_rate", "gradient_clip", "reward_clip", "rmsprop_epsilon", "adam_epsilon"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{_flag(name)} is {getattr(self, name)}; it must be above 0")
+            check_positive(name, getattr(self, name))
         for name in ("gpus_per_worker", "entropy_weight", "value_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{_flag(name)} is {getattr(self, name)}; it must be 0 or more")
+            check_not_negative(name, getattr(self, name))
         for name in ("gamma", "gae_lambda", "rmsprop_decay"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{_flag(name)} is {getattr(self, name)}; it must be from 0 to 1")
-        sizes = {
-            f"neurocoder.{name}": getattr(self.neurocoder, name) for name in ("slots", "key_dim", "heads")
-        }
-        sizes["hypernet.hidden"] = self.hypernet.hidden
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{_flag(name)} is {size}; it must be at least 1")
-        if self.neurocoder.steps < 0:
-            raise ValueError(f"--neurocoder.steps is {self.neurocoder.steps}; it must be 0 or more")
-        if not 0 <= self.neurocoder.least_used < self.neurocoder.slots:
-            raise ValueError(
-                f"--neurocoder.least-used is {self.neurocoder.least_used}; it must be from 0 to slots - 1 = "
-                f"{self.neurocoder.slots - 1}"
-            )
-        if self.neurocoder.beta is not None and not 0 < self.neurocoder.beta < math.inf:
-            raise ValueError(f"--neurocoder.beta is {self.neurocoder.beta}; it must be above 0, or None")
-        if not 0 <= self.neurocoder.orthogonality_weight < math.inf:
-            weight = self.neurocoder.orthogonality_weight
-            raise ValueError(f"--neurocoder.orthogonality-weight is {weight}; it must be 0 or more")
-        for flag, value, choices in (
-            ("--head-on", self.head_on, ("actor", "critic", "both")),
-            ("--optimizer", self.optimizer, ("rmsprop", "adam")),
-            ("--neurocoder.keys", self.neurocoder.keys, ("generated", "learned")),
-            ("--neurocoder.variant", self.neurocoder.variant, ("paper", "release")),
-            ("--hypernet.scale", self.hypernet.scale, ("rows", "elements")),
-        ):
-            if value not in choices:
-                raise ValueError(f"{flag} {value!r} is not known; choose one of {', '.join(choices)}")
+                raise ValueError(f"{flag(name)} is {getattr(self, name)}; it must be from 0 to 1")
+        check_choice("head_on", self.head_on, ("actor", "critic", "both"))
+        check_choice("optimizer", self.optimizer, ("rmsprop", "adam"))
+        self.neurocoder.check()
+        self.hypernet.check()
         if self.deterministic and self.workers:
             raise ValueError(
                 f"--deterministic needs --workers 0, but --workers is {self.workers}: asynchronous workers push in any order"
@@ -177,7 +119,3 @@ class A3CConfig:
                 "hypernet": HyperNetSettings(**fields["hypernet"]),
             }
         )
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

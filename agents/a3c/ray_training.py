@@ -4,7 +4,6 @@ Each worker pushes a gradient and gets the new weights in the answer; nobody wai
 """
 
 import os
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -14,8 +13,9 @@ from ray.actor import ActorHandle
 
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_owner import Metrics, ParameterOwner, Snapshot, Weights
-from agents.a3c.training import TrainingError
 from agents.a3c.worker import Report, RolloutWorker
+from agents.errors import TrainingError
+from agents.ray_cluster import connect
 
 
 @ray.remote
@@ -61,7 +61,8 @@ class RayTraining:
 
     def __init__(self, config: A3CConfig, snapshot: Snapshot | None, *, address: str | None):
         self.env = config.env
-        connect(address, config)
+        # A local cluster is told of as many CPUs as there are workers, so that it starts all of them on a smaller machine too.
+        connect(address, cpus=max(config.workers, os.cpu_count() or 1))
         for kind, asked in (("CPU", config.workers), ("GPU", config.workers * config.gpus_per_worker)):
             there = ray.cluster_resources().get(kind, 0)
             if asked > there:  # Ray would wait for more without a word
@@ -113,28 +114,3 @@ class RayTraining:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def connect(address: str | None, config: A3CConfig) -> None:
-    """Joins the Ray cluster at `address` ("auto": the one running on this machine), or starts a local one.
-
-    A local one is told of as many CPUs as there are workers, so that it starts all of them on a smaller machine too.
-
-    Raises:
-        TrainingError: no cluster at `address`.
-    """
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default warns that it will change
-    quiet: dict[str, Any] = dict(logging_level="ERROR", log_to_driver=False)
-    if address is None:
-        cpus = max(config.workers, os.cpu_count() or 1)
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-        return
-    project = Path(__file__).parents[2]
-    packages = [str(project / name) for name in ("agents", "envs", "neurocoder")]  # for nodes that lack them
-    try:
-        ray.init(address=address, runtime_env={"py_modules": packages}, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        cause = " ".join(str(error).split())
-        raise TrainingError(
-            f"no Ray cluster at --address {address} ({cause}); start one with: ray start --head"
-        ) from error

@@ -5,10 +5,6 @@ from typing import Protocol, Self
 from agents.a3c.parameter_owner import Metrics, Snapshot
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on; one line that says which part failed and why."""
-
-
 class Training(Protocol):
     @property
     def finished(self) -> bool: ...

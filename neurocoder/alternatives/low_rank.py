@@ -5,10 +5,12 @@ same weights for every input: what Neurocoder gains over it is due to composing 
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from neurocoder.layer import NeurocoderLinear
 from neurocoder.settings import check_sizes
 
 
@@ -54,3 +56,19 @@ class LowRankLinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.U.shape[1]}"
+
+
+def low_rank_control(
+    in_features: int, out_features: int, *, bias: bool = True, **neurocoder: Any
+) -> LowRankLinear:
+    """The control for a `NeurocoderLinear` of these settings: its rank, and at initialisation its scale.
+
+    The scale is measured on a layer drawn for it, with normally distributed inputs. The residual program is left out: it is
+    neither low-rank nor composed.
+    """
+    layer = NeurocoderLinear(in_features, out_features, **neurocoder | {"residual": False, "bias": False})
+    with torch.no_grad():
+        y = layer(torch.randn(1000, in_features))
+    rank = layer.heads * max(layer.steps, 1)
+    deviation = y.square().mean().sqrt().item() / math.sqrt(in_features)
+    return LowRankLinear(in_features, out_features, rank=rank, weight_deviation=deviation, bias=bias)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.a3c.config import HEADS, A3CConfig, HyperNetSettings, NeurocoderSettings
+from agents.a3c.config import HEADS, A3CConfig
+from agents.layer_settings import HyperNetSettings, NeurocoderSettings
 from envs.atari import resolve
 from neurocoder import OUTPUT_LAYERS, output_layer
 
@@ -16,7 +17,7 @@ ALL_CHANGED = A3CConfig(
     head_on="both",
     neurocoder=NeurocoderSettings(
         slots=7, key_dim=2, heads=3, steps=1, least_used=2, residual=False, keys="learned", beta=None,
-        orthogonality_weight=0.2, variant="release",
+        gate_from="signal", orthogonality_weight=0.2, variant="release",
     ),
     hypernet=HyperNetSettings(scale="rows", hidden=5),
     workers=0, envs_per_worker=3, gpus_per_worker=0.5, total_steps=99, seed=11, deterministic=True,

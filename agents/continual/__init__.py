@@ -1,0 +1,1 @@
+"""Learning a sequence of tasks: regularisers against forgetting, their importances and the metrics of transfer."""

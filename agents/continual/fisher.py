@@ -1,0 +1,223 @@
+"""Diagonal Fisher information, the importances of EWC (Kirkpatrick et al. 2017).
+
+F = mean over samples of the squared gradient of -log p(label), the label being the one that the network itself finds likeliest,
+as in GT-RIPL/Continual-Learning-Benchmark, from which the authors' released code takes it. Exact, yet no sample is taken singly:
+
+1. Samples do not interact. So one backward pass over a batch gives, for every layer, its inputs x (B, d_in) and the gradients
+   delta (B, d_out) with respect to its outputs, sample by sample.
+2. What remains is local to a layer: the sum over samples b of the squared gradients of delta_b . layer(x_b). A parameter W in x W has
+   the outer product of x_b and delta_b as its gradient, so the sum is (x^2)^T delta^2 and nothing is written out a sample.
+   `RULES` says which layers have such parameters; all else is `one_by_one`.
+
+Shapes: B samples, P slots or programs, H heads, K key width.
+"""
+
+import copy
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neurocoder.alternatives.low_rank import LowRankLinear
+from neurocoder.alternatives.stored_program import StoredProgramLinear
+from neurocoder.layer import NeurocoderLinear
+
+WRITTEN_OUT = 16_000_000  # numbers that `one_by_one` holds at a time, 64 MB in single precision
+
+Squares = dict[str, Tensor]
+"""For each parameter of a module, by name, the sum over samples of its squared gradient, shaped like it."""
+
+
+def diagonal_fisher(
+    network: nn.Module, x: Tensor, *, logits: Callable[[Tensor], Tensor] | None = None, batch: int = 1024
+) -> dict[str, Tensor]:
+    """Fisher information of every parameter of a classifier, shaped like it, in the order of `named_parameters`.
+
+    Args:
+        network: in evaluation mode, if that makes a difference; without batch statistics. Parameters of which the logits are
+            independent, such as other tasks' heads, get 0.
+        x: samples (N, ...).
+        logits: gives (B, classes) from B samples by calling `network` or parts of it; None: `network` itself.
+        batch: samples in one backward pass.
+
+    Raises:
+        ValueError: a layer is called twice, with rows that are not samples, or has its parameters used without being called.
+    """
+    total = {name: torch.zeros_like(p, requires_grad=False) for name, p in network.named_parameters()}
+    for samples in x.split(batch):
+        for name, layer, delta, inputs in _layer_gradients(network, logits or network, samples):
+            for own_name, squares in squared_gradients(layer, delta, *inputs).items():
+                total[f"{name}.{own_name}".removeprefix(".")] += squares
+    return {name: squares / len(x) for name, squares in total.items()}
+
+
+@torch.no_grad()
+def squared_gradients(layer: nn.Module, delta: Tensor, *inputs: Tensor) -> Squares:
+    """Squared gradients of delta_b . layer(*inputs_b), summed over b, for delta (B, ..., d_out) and inputs (B, ..., d)."""
+    by_rows = all(tensor.ndim == 2 for tensor in (delta, *inputs))  # else a sample calls the layer many times
+    return (RULES.get(type(layer), one_by_one) if by_rows else one_by_one)(layer, delta, *inputs)
+
+
+def one_by_one(layer: nn.Module, delta: Tensor, *inputs: Tensor) -> Squares:
+    """`squared_gradients` of any layer, by gradients that are written out for each sample, some samples at a time."""
+    squares = {name: torch.zeros_like(parameter) for name, parameter in layer.named_parameters()}
+    rows = max(1, WRITTEN_OUT // sum(total.numel() for total in squares.values()))
+    for chunk in zip(*(tensor.split(rows) for tensor in (delta, *inputs)), strict=True):
+        for name, gradient in _gradients(layer, squares, *chunk).items():
+            squares[name] += gradient.square().sum(dim=0)
+    return squares
+
+
+def _gradients(layer: nn.Module, names: Collection[str], delta: Tensor, *inputs: Tensor) -> dict[str, Tensor]:
+    """The gradients themselves, of the parameters named: (B, shape of the parameter) each."""
+
+    def response(parameters: dict[str, Tensor], delta: Tensor, *inputs: Tensor) -> Tensor:
+        sample = tuple(tensor.unsqueeze(0) for tensor in inputs)
+        return (torch.func.functional_call(layer, parameters, sample).squeeze(0) * delta).sum()
+
+    parameters = {name: p.detach() for name, p in layer.named_parameters() if name in names}
+    over_samples = (None, *[0] * (1 + len(inputs)))
+    return torch.func.vmap(torch.func.grad(response), in_dims=over_samples)(parameters, delta, *inputs)
+
+
+def _layer_gradients(
+    network: nn.Module, logits: Callable[[Tensor], Tensor], x: Tensor
+) -> list[tuple[str, nn.Module, Tensor, tuple[Tensor, ...]]]:
+    """Name, layer, delta and inputs of every layer that the logits of x depend on."""
+    calls: list[tuple[str, nn.Module, tuple[Tensor, ...], Tensor]] = []
+
+    def record(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        calls.append((name, layer, tuple(tensor.detach() for tensor in inputs), output.requires_grad_()))
+        return output.clone()  # what follows may overwrite it
+
+    layers = dict(_layers(network))
+    hooks = [layer.register_forward_hook(partial(record, name)) for name, layer in layers.items()]
+    try:
+        y = logits(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    loss = F.cross_entropy(y, y.argmax(dim=-1), reduction="sum")
+    names = [name for name, *_ in calls]
+    idle = [layer for name, layer in layers.items() if name not in names]
+    unseen = [p for layer in idle for p in layer.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(loss, [*(output for *_, output in calls), *unseen], allow_unused=True)
+    if len(set(names)) < len(names) or any(gradient is not None for gradient in gradients[len(calls) :]):
+        raise ValueError("every layer that the logits depend on must be called exactly once")
+    if any(len(output) != len(x) for *_, output in calls):
+        raise ValueError("every row that a layer sees must be one sample")
+    return [
+        (name, layer, delta, inputs)
+        for (name, layer, inputs, _), delta in zip(calls, gradients, strict=False)
+        if delta is not None
+    ]
+
+
+def _layers(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The outermost modules that have a rule or parameters of their own, with their names."""
+    if type(module) in RULES or next(module.parameters(recurse=False), None) is not None:
+        yield name, module
+        return
+    for child_name, child in module.named_children():
+        yield from _layers(child, f"{name}.{child_name}".removeprefix("."))
+
+
+def _linear(layer: nn.Linear, delta: Tensor, x: Tensor) -> Squares:
+    squares = {"weight": delta.square().T @ x.square()}
+    return squares if layer.bias is None else squares | {"bias": delta.square().sum(dim=0)}
+
+
+def _low_rank(layer: LowRankLinear, delta: Tensor, x: Tensor) -> Squares:
+    squares = {
+        "U": x.square().T @ (delta @ layer.V.T).square(),
+        "V": (x @ layer.U).square().T @ delta.square(),
+    }
+    return squares if layer.bias is None else squares | {"bias": delta.square().sum(dim=0)}
+
+
+def _stored_program(layer: StoredProgramLinear, delta: Tensor, x: Tensor) -> Squares:
+    """y = sum_p a_p (M_p x + c_p): the gradient of M_p is the outer product of a_p delta and x."""
+    attention = layer._attention(x)  # (B, P)
+    weighted = (attention.unsqueeze(-1) * delta.unsqueeze(1)).square()  # (B, P, d_out)
+    small = _gradients(layer, ("keys", "query.bias", "strength.bias"), delta, x)
+    squares = {name: gradient.square().sum(dim=0) for name, gradient in small.items()}
+    for affine in ("query", "strength"):  # their biases' gradients are those of their outputs
+        squares[f"{affine}.weight"] = small[f"{affine}.bias"].square().T @ x.square()
+    squares["programs"] = (weighted.flatten(1).T @ x.square()).view_as(layer.programs)
+    return squares if layer.biases is None else squares | {"biases": weighted.sum(dim=0)}
+
+
+def _neurocoder(layer: NeurocoderLinear, delta: Tensor, x: Tensor, *own: Tensor) -> Squares:
+    """`own` is the controller's input, where it is not x. The recurrent controller has no fast form.
+
+    Given the attention, delta . y is bilinear in M_U x and M_V delta: the gradients of M_U and M_V are outer products with x and
+    with delta. Keys generated from M_U and M_V add a second term, the keys' gradients (P, K) times the generator's weights (K, d).
+    """
+    if layer.steps:
+        return one_by_one(layer, delta, x, *own)
+    memory, program = layer.memory, layer._compose(x, *own or (None,))
+    small = _gradients(_with_learned_keys(layer), _SMALL, delta, x, *own)
+    of_keys = {name: small.pop(f"memory.E_{name}") for name in "UV"}  # (B, P, K)
+    squares = {name: torch.zeros_like(parameter) for name, parameter in layer.named_parameters()}
+    squares |= {name: gradient.square().sum(dim=0) for name, gradient in small.items()}
+
+    z = own[0] if own else x
+    z = z if layer.projection is None else layer.projection(z)
+    squares["controller.signal.weight"] = small["controller.signal.bias"].square().T @ z.square()
+    if program.residual_gate is not None:
+        squares["R"] = (program.residual_gate.unsqueeze(1) * x).square().T @ delta.square()
+
+    (w_U,), (w_V,) = program.w_U, program.w_V  # (H, P, B)
+    read_U = program.sigma * (w_U * (memory.M_U @ x.T)).sum(1)  # (H, B)
+    read_V = program.sigma * (w_V * (memory.M_V @ delta.T)).sum(1)
+    for name, w, read, vectors in (("U", w_U, read_V, x), ("V", w_V, read_U, delta)):
+        of_products = (w * read.unsqueeze(1)).sum(0).T  # gradient of M_U x or M_V delta, (B, P)
+        if memory.generated_keys:
+            contents = memory.get_parameter(f"M_{name}")  # (P, d)
+            weight = memory.get_parameter(f"key_generator_{name}.weight")  # (K, d)
+            squares[f"memory.M_{name}"] = _sum_squared(of_products, vectors, of_keys[name], weight)
+            squares[f"memory.key_generator_{name}.weight"] = (of_keys[name].mT @ contents).square().sum(dim=0)
+            squares[f"memory.key_generator_{name}.bias"] = of_keys[name].sum(dim=1).square().sum(dim=0)
+        else:
+            squares[f"memory.M_{name}"] = of_products.square().T @ vectors.square()
+            squares[f"memory.E_{name}"] = of_keys[name].square().sum(dim=0)
+    return squares
+
+
+_SMALL = {
+    "memory.E_U",
+    "memory.E_V",
+    "memory.E_S",
+    "memory.M_S",
+    "controller.signal.bias",
+    "bias",
+    "log_beta",
+}
+
+
+def _with_learned_keys(layer: NeurocoderLinear) -> NeurocoderLinear:
+    """The same map, its keys of U and V being parameters: their gradients are those of the keys."""
+    layer = copy.deepcopy(layer)
+    keys_U, keys_V, _ = layer.memory.keys()
+    layer.memory.E_U, layer.memory.E_V = nn.Parameter(keys_U), nn.Parameter(keys_V)
+    layer.memory.generated_keys = False
+    return layer
+
+
+def _sum_squared(a: Tensor, x: Tensor, k: Tensor, weight: Tensor) -> Tensor:
+    """sum_b (a_b x_b^T + k_b W)^2, (P, d), of a (B, P), x (B, d), k (B, P, K), W (K, d): the square of the sum, expanded."""
+    mixed = ((a.unsqueeze(-1) * k).flatten(1).T @ x).view(*k.shape[1:], -1)  # (P, K, d)
+    gram = torch.einsum("bpk,bpl->pkl", k, k)
+    squares = a.square().T @ x.square() + 2 * (mixed * weight).sum(1) + ((gram @ weight) * weight).sum(1)
+    return squares.clamp_min(0)  # where the terms cancel, rounding may leave less
+
+
+RULES: dict[type[nn.Module], Callable[..., Squares]] = {
+    nn.Linear: _linear,
+    LowRankLinear: _low_rank,
+    StoredProgramLinear: _stored_program,
+    NeurocoderLinear: _neurocoder,
+}
+"""What sums squared gradients faster than `one_by_one`, for layers of exactly this type."""

@@ -1,0 +1,166 @@
+"""Quadratic penalties against forgetting: L2, EWC, online EWC, SI.
+
+Each adds strength * sum_i Omega_i (theta_i - theta*_i)^2 to the loss; they differ in the importances Omega and the anchor
+theta*. Conventions (no factor 1/2, online EWC without decay) are those of GT-RIPL/Continual-Learning-Benchmark (Hsu et al. 2018),
+whose strengths the paper's Split MNIST table goes back to.
+
+Parameters theta are one flat vector (n,), or (S, n) for S seeds that train together. No seed sees another: the penalty is summed
+over seeds, and its gradient in a row is that seed's own.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """What the penalty pulls towards, and how hard: shaped like theta, constants."""
+
+    importance: Tensor  # Omega >= 0
+    parameters: Tensor  # theta*
+
+
+class Regularizer:
+    """No penalty; the base of those that have one.
+
+    A training loop adds `penalty` to the loss of every step and calls `end_task` after each task. If the class says
+    `uses_task_gradient`, it also calls `before_step` and `after_step` around every step of the optimiser; if it says
+    `uses_fisher`, it hands `end_task` the diagonal Fisher information of the task.
+
+    Raises:
+        ValueError: the strength is negative or not finite.
+    """
+
+    uses_task_gradient: ClassVar[bool] = False
+    uses_fisher: ClassVar[bool] = False
+
+    def __init__(self, strength: float = 0.0):
+        if not 0 <= strength < float("inf"):
+            raise ValueError(f"strength is {strength}; it must be 0 or more")
+        self.strength = strength
+        self.anchor: Anchor | None = None  # none before the first task has ended
+
+    def penalty(self, theta: Tensor) -> Tensor:
+        """Scalar, with gradient; 0 before the first task has ended."""
+        if self.anchor is None:
+            return theta.new_zeros(())
+        distance = (theta - self.anchor.parameters).square()
+        return self.strength * (self.anchor.importance * distance).sum()
+
+    def before_step(self, theta: Tensor, gradient: Tensor) -> None:
+        """theta before the optimiser's step, and the gradient there of the task's loss alone: no penalty, no auxiliary loss."""
+
+    def after_step(self, theta: Tensor) -> None:
+        """theta after the optimiser's step."""
+
+    def end_task(self, theta: Tensor, fisher: Tensor | None = None) -> None:
+        """theta at the end of a task and, where `uses_fisher`, the task's Fisher information, shaped like it."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that the next tasks need, between two tasks; empty before the first has ended."""
+        if self.anchor is None:
+            return {}
+        return {"importance": self.anchor.importance, "parameters": self.anchor.parameters}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.anchor = Anchor(state["importance"], state["parameters"]) if state else None
+
+
+class L2(Regularizer):
+    """All parameters weigh the same; theta* are those after the previous task."""
+
+    def end_task(self, theta: Tensor, fisher: Tensor | None = None) -> None:
+        theta = theta.detach()
+        self.anchor = Anchor(torch.ones_like(theta), theta.clone())
+
+
+class EWC(Regularizer):
+    """Elastic weight consolidation (Kirkpatrick et al. 2017): a pair (Omega_k, theta*_k) for each task k.
+
+    The sum of their penalties is kept as one: Omega = sum_k Omega_k around the Omega-weighted mean of the theta*_k, in time and memory
+    of one task. The gradient is that of the sum. The value lacks a constant, by which it is 0 at its minimum.
+    """
+
+    uses_fisher = True
+
+    def end_task(self, theta: Tensor, fisher: Tensor | None = None) -> None:
+        new = _fisher_anchor(theta, fisher)
+        if self.anchor is not None:
+            total = self.anchor.importance + new.importance
+            share = new.importance / total.clamp_min(torch.finfo(total.dtype).tiny)  # 0 where nothing matters
+            new = Anchor(total, self.anchor.parameters.lerp(new.parameters, share))
+        self.anchor = new
+
+
+class OnlineEWC(Regularizer):
+    """EWC with one pair (Schwarz et al. 2018): Omega adds up over the tasks, without decay; theta* is the latest."""
+
+    uses_fisher = True
+
+    def end_task(self, theta: Tensor, fisher: Tensor | None = None) -> None:
+        new = _fisher_anchor(theta, fisher)
+        earlier = 0 if self.anchor is None else self.anchor.importance
+        self.anchor = Anchor(earlier + new.importance, new.parameters)
+
+
+class SI(Regularizer):
+    """Synaptic intelligence (Zenke et al. 2017): importance is what a parameter's path contributed to the fall of the loss.
+
+    In a task omega -= g * (change of theta) at every step; after it Omega += omega / ((theta - theta_start)^2 + damping) and
+    theta* is the latest. Omega is held at 0 or above. In the authors' released code the orthogonality loss is part of g though not of the
+    first task's steps; importances became negative and training diverged. Here g is the gradient of the task's loss alone.
+
+    Raises:
+        ValueError: the strength is negative or the damping not above 0.
+    """
+
+    uses_task_gradient = True
+
+    def __init__(self, strength: float, damping: float = 0.1):
+        super().__init__(strength)
+        if not 0 < damping < float("inf"):
+            raise ValueError(f"damping is {damping}; it must be above 0")
+        self.damping = damping
+        self._start: Tensor | None = None  # theta at the start of the task; none between tasks
+        self._omega: Tensor | None = None
+
+    def before_step(self, theta: Tensor, gradient: Tensor) -> None:
+        self._before, self._gradient = theta.detach().clone(), gradient.detach().clone()
+        if self._start is None:
+            self._start, self._omega = self._before, torch.zeros_like(self._before)
+
+    def after_step(self, theta: Tensor) -> None:
+        assert self._omega is not None, "before_step comes first"
+        self._omega.addcmul_(self._gradient, theta.detach() - self._before, value=-1)
+
+    def end_task(self, theta: Tensor, fisher: Tensor | None = None) -> None:
+        assert self._start is not None and self._omega is not None, "a task has at least one step"
+        theta = theta.detach()
+        importance = self._omega / ((theta - self._start).square() + self.damping)
+        if self.anchor is not None:
+            importance += self.anchor.importance
+        self.anchor = Anchor(importance.clamp_min(0), theta.clone())
+        self._start = self._omega = None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        assert self._start is None, "within a task the state is more than the anchor"
+        return super().state_dict()
+
+
+REGULARIZERS: dict[str, Callable[..., Regularizer]] = {
+    "none": Regularizer,
+    "l2": L2,
+    "ewc": EWC,
+    "online_ewc": OnlineEWC,
+    "si": SI,
+}
+"""By name; each is made from its strength."""
+
+
+def _fisher_anchor(theta: Tensor, fisher: Tensor | None) -> Anchor:
+    assert fisher is not None and fisher.shape == theta.shape, "EWC needs the Fisher information of the task"
+    return Anchor(fisher.detach().clone(), theta.detach().clone())

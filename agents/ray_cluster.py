@@ -1,0 +1,32 @@
+"""Joining a Ray cluster, or starting one on this machine."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from agents.errors import TrainingError
+
+
+def connect(address: str | None, *, cpus: int) -> None:
+    """Joins the Ray cluster at `address` ("auto": the one running on this machine), or starts a local one of so many CPUs.
+
+    Raises:
+        TrainingError: no cluster at `address`.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default warns that it will change
+    quiet: dict[str, Any] = dict(logging_level="ERROR", log_to_driver=False)
+    if address is None:
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        return
+    project = Path(__file__).parents[1]
+    folders = ("agents", "envs", "launch", "neurocoder")
+    packages = [str(project / name) for name in folders]  # for nodes that lack them
+    try:
+        ray.init(address=address, runtime_env={"py_modules": packages}, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        cause = " ".join(str(error).split())
+        raise TrainingError(
+            f"no Ray cluster at --address {address} ({cause}); start one with: ray start --head"
+        ) from error

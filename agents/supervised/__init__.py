@@ -1,0 +1,1 @@
+"""Supervised training: images, polynomials, algorithms; one model on one device."""

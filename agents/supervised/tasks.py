@@ -1,0 +1,184 @@
+"""What a network is trained on and measured by.
+
+Shapes: B inputs, T steps of a sequence, A steps of an answer.
+"""
+
+import math
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from agents.supervised.config import IMAGES, SupervisedConfig
+from envs import algorithms, images, polynomials
+
+Batch = tuple[Tensor, Tensor]
+"""Inputs and targets."""
+
+
+class Task(Protocol):
+    """Batches that depend on nothing but seed and step, so that a run can go on anywhere."""
+
+    metric: str
+    """Its name in curves and results."""
+    larger_is_better: bool
+    steps: int
+    """Of a whole run."""
+    evaluate_every: int
+    """Steps between two evaluations; one at the end besides."""
+
+    def batch(self, step: int) -> Batch: ...
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Scalar."""
+
+    def evaluate(self, network: nn.Module, losses: Tensor) -> float:
+        """The metric; `losses` are those of the training steps since the last evaluation."""
+
+
+def build_task(config: SupervisedConfig, data: Path, device: torch.device) -> Task:
+    """The task with its data on the device.
+
+    Raises:
+        ValueError: data that are missing or damaged, in one line.
+    """
+    if config.task in IMAGES:
+        return ImageTask(config, data, device)
+    if config.task == "polynomials":
+        return PolynomialTask(config, device)
+    return AlgorithmTask(config, device)
+
+
+class ImageTask:
+    """Classification. The whole data set is one tensor on the device, and a batch is made by index."""
+
+    metric = "test_accuracy"  # percent
+    larger_is_better = True
+
+    # Mean and deviation a channel; the released code's for CIFAR. MNIST's pixels stay in [0, 1].
+    SCALES: ClassVar[dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
+        "mnist": ((0.0,), (1.0,)),
+        "cifar10": ((0.491, 0.482, 0.447), (0.247, 0.243, 0.262)),
+        "cifar100": ((0.507, 0.487, 0.441), (0.267, 0.256, 0.276)),
+    }
+
+    def __init__(self, config: SupervisedConfig, data: Path, device: torch.device):
+        self.config, self.device = config, device
+        train, test = images.load(config.task, data)
+        self.train = images.ImageSet(train.images.to(device), train.labels.to(device))
+        self.test = images.ImageSet(test.images.to(device), test.labels.to(device))
+        mean, deviation = torch.tensor(self.SCALES[config.task], device=device).view(2, 1, -1, 1, 1)
+        self.factor, self.shift = 1 / (255 * deviation), -mean / deviation
+        self.evaluate_every = math.ceil(len(train.images) / config.batch_size)  # an epoch
+        self.steps = config.steps or (config.epochs or 0) * self.evaluate_every
+        self.epoch, self.order = -1, torch.empty(0)
+
+    def batch(self, step: int) -> Batch:
+        """Images (B, C, H, W) and labels (B); every image once an epoch."""
+        epoch, place = divmod(step, self.evaluate_every)
+        if epoch != self.epoch:
+            generator = torch.Generator().manual_seed(self.config.seed << 32 | epoch)
+            self.order = torch.randperm(len(self.train.labels), generator=generator).to(self.device)
+            self.epoch = epoch
+        chosen = self.order[place * self.config.batch_size : (place + 1) * self.config.batch_size]
+        pictures = self.train.images[chosen]
+        if self.config.augment:
+            pictures = flip_and_shift(pictures)
+        return self._scaled(pictures), self.train.labels[chosen]
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets)
+
+    def evaluate(self, network: nn.Module, losses: Tensor) -> float:
+        right = torch.zeros((), dtype=torch.int64, device=self.device)
+        for pictures, labels in zip(self.test.images.split(500), self.test.labels.split(500), strict=True):
+            right += (network(self._scaled(pictures)).argmax(-1) == labels).sum()
+        return 100 * right.item() / len(self.test.labels)
+
+    def _scaled(self, pictures: Tensor) -> Tensor:
+        """(B, C, H, W) from bytes to numbers."""
+        return torch.addcmul(self.shift, pictures.float(), self.factor)
+
+
+def flip_and_shift(pictures: Tensor, pixels: int = 4) -> Tensor:
+    """Each of (B, C, H, W) mirrored or not, and moved by up to `pixels` both ways, with zeros beyond its edge.
+
+    The usual augmentation of CIFAR (He et al. 2016; it pads the bytes, so "zero" is black)."""
+    count, _, height, width = pictures.shape
+    device = pictures.device
+    padded = F.pad(pictures, (pixels,) * 4)
+    rows = torch.arange(height, device=device) + torch.randint(
+        2 * pixels + 1, (count, 1), device=device
+    )  # (B, H)
+    columns = torch.arange(width, device=device).expand(count, -1)  # (B, W)
+    columns = torch.where(torch.rand(count, 1, device=device) < 0.5, columns.flip(-1), columns)
+    columns = columns + torch.randint(2 * pixels + 1, (count, 1), device=device)
+    which = torch.arange(count, device=device)
+    moved = padded[which[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
+    return moved.permute(0, 3, 1, 2)
+
+
+class PolynomialTask:
+    """Auto-regression of polynomials, fresh sequences at every step: a training loss is a test loss."""
+
+    metric = "mse"
+    larger_is_better = False
+    evaluate_every = 100
+
+    def __init__(self, config: SupervisedConfig, device: torch.device):
+        assert config.steps is not None
+        self.config, self.device, self.steps = config, device, config.steps
+
+    def batch(self, step: int) -> Batch:
+        """Inputs (B, T, 2) and the numbers to predict (B, T)."""
+        config = self.config
+        inputs, targets = polynomials.sequences(
+            config.batch_size,
+            points=config.points,
+            pieces=config.pieces,
+            noise=config.noise,
+            scale=config.scale,
+            generator=torch.Generator().manual_seed(config.seed << 32 | step),
+        )
+        return inputs.to(self.device), targets.to(self.device)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.mse_loss(outputs, targets)
+
+    def evaluate(self, network: nn.Module, losses: Tensor) -> float:
+        return losses.mean().item()
+
+
+class AlgorithmTask:
+    """Several algorithms in one sequence, their answers at its end; fresh sequences at every step."""
+
+    metric = "bit_error"  # percent of wrong bits
+    larger_is_better = False
+    evaluate_every = 200
+    EVALUATION_BATCHES = 4
+
+    def __init__(self, config: SupervisedConfig, device: torch.device):
+        assert config.steps is not None
+        self.config, self.device, self.steps = config, device, config.steps
+
+    def batch(self, step: int) -> Batch:
+        """Inputs (B, T, 10) and the bits to answer with at the last steps (B, A, 8)."""
+        episode = algorithms.episode(
+            self.config.batch_size,
+            tasks_per_sequence=self.config.tasks_per_sequence,
+            generator=torch.Generator().manual_seed(self.config.seed << 32 | step),
+        )
+        return episode.inputs.to(self.device), episode.targets.to(self.device)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(outputs[:, -targets.shape[1] :], targets)
+
+    def evaluate(self, network: nn.Module, losses: Tensor) -> float:
+        """On sequences that training never sees: their seeds come from the far end."""
+        errors = []
+        for number in range(self.EVALUATION_BATCHES):
+            inputs, targets = self.batch(2**32 - 1 - number)
+            errors.append(algorithms.bit_error(network(inputs)[:, -targets.shape[1] :], targets))
+        return torch.stack(errors).mean().item()

@@ -1,0 +1,278 @@
+"""MNIST, CIFAR-10 and CIFAR-100 as whole tensors, from the official files, which are downloaded where they are missing.
+
+Shapes: N images of C channels, H x W pixels.
+
+torch, and what it takes to download, are imported where they are used: a command line asks for the files first.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import os
+import shutil
+import struct
+import sys
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TIMEOUT = 20.0
+"""Seconds a mirror may stay silent."""
+
+_ADVICE = "name a folder that has the official files with --data-dir or NEUROCODER_DATA"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What the images of a data set are, and which files hold them."""
+
+    name: str
+    classes: int
+    channels: int
+    size: int
+    """Height and width in pixels."""
+    subfolder: str
+    """Where the files lie in the data folder: that of the CIFAR archives is the one they unpack to."""
+    train: tuple[str, ...]
+    """File names. MNIST: images, labels (gzipped idx). CIFAR: files of records, each of labels and pixels."""
+    test: tuple[str, ...]
+    label_bytes: int
+    """Bytes of a record before its pixels, the last of them the label; CIFAR-100: coarse, fine. 0 for idx files."""
+    downloads: dict[str, str]
+    """What the mirrors offer, by name, and its MD5: the files themselves, or one archive of them."""
+    mirrors: tuple[str, ...]
+    """Addresses that a name is appended to, tried in this order."""
+
+
+DATA_SETS = {
+    "mnist": DataSet(  # LeCun, Cortes and Burges
+        name="mnist",
+        classes=10,
+        channels=1,
+        size=28,
+        subfolder="mnist",
+        train=("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+        test=("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+        label_bytes=0,
+        downloads={
+            "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+            "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+            "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+            "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+        },
+        mirrors=(
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        ),
+    ),
+    "cifar10": DataSet(  # Krizhevsky 2009
+        name="cifar10",
+        classes=10,
+        channels=3,
+        size=32,
+        subfolder="cifar-10-batches-bin",
+        train=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+        test=("test_batch.bin",),
+        label_bytes=1,
+        downloads={"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"},
+        mirrors=("https://www.cs.toronto.edu/~kriz/",),
+    ),
+    "cifar100": DataSet(
+        name="cifar100",
+        classes=100,
+        channels=3,
+        size=32,
+        subfolder="cifar-100-binary",
+        train=("train.bin",),
+        test=("test.bin",),
+        label_bytes=2,
+        downloads={"cifar-100-binary.tar.gz": "03b5dce01913d631647c71ecec9e9cb8"},
+        mirrors=("https://www.cs.toronto.edu/~kriz/",),
+    ),
+}
+
+
+class ImageSet(NamedTuple):
+    """Images and what they show, on the CPU."""
+
+    images: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64, 0 to classes - 1
+
+
+def data_folder(given: Path | None) -> Path:
+    """The folder with the data: `given`, else what the environment variable NEUROCODER_DATA says, else `data`."""
+    return given if given is not None else Path(os.environ.get("NEUROCODER_DATA") or "data")
+
+
+def ensure_files(name: str, folder: Path, *, download: bool = True) -> Path:
+    """The folder with the files of data set `name`; those that are missing are downloaded, or else refused.
+
+    That is `folder/mnist`, `folder/cifar-10-batches-bin` or `folder/cifar-100-binary`, or `folder` itself if only there
+    any of the files is found. No file that is there is touched or read, so this is quick unless it downloads.
+
+    Raises:
+        ValueError: an unknown name, or files that are missing and cannot be had.
+    """
+    if name not in DATA_SETS:
+        raise ValueError(f"data set {name!r} is unknown; use one of {', '.join(DATA_SETS)}")
+    data_set = DATA_SETS[name]
+    files = data_set.train + data_set.test
+    places = [folder / data_set.subfolder, folder]
+    try:
+        place = next((p for p in places if any((p / file).is_file() for file in files)), places[0])
+        missing = [file for file in files if not (place / file).is_file()]
+        if missing and download:
+            _download(data_set, missing, place)
+            return place
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: cannot be used as data folder ({_one_line(error)}); {_ADVICE}"
+        ) from error
+    if missing:
+        others = f", nor are {len(missing) - 1} others of {name}" if missing[1:] else ""
+        raise ValueError(f"{place / missing[0]}: is not there{others}; {_ADVICE}")
+    return place
+
+
+def load(name: str, folder: Path, *, download: bool = True) -> tuple[ImageSet, ImageSet]:
+    """The training and the test set of data set `name`, with the fine labels of CIFAR-100.
+
+    Files are found or downloaded as in `ensure_files`. They may hold fewer images than the official ones, or others.
+
+    Raises:
+        ValueError: as `ensure_files`, or a damaged file; one line with its name, the reason and what to do.
+    """
+    place = ensure_files(name, folder, download=download)
+    data_set = DATA_SETS[name]
+    read = _read_records if data_set.label_bytes else _read_idx_pair
+    train, test = ([place / file for file in files] for files in (data_set.train, data_set.test))
+    return read(data_set, train), read(data_set, test)
+
+
+def _read_idx_pair(data_set: DataSet, paths: list[Path]) -> ImageSet:
+    images = _read_idx(paths[0], (data_set.size, data_set.size))
+    labels = _read_idx(paths[1], ())
+    if len(images) != len(labels):
+        raise _damaged(paths[1], f"has {len(labels)} labels for the {len(images)} images of {paths[0].name}")
+    _check_labels(data_set, labels, paths[1])
+    return ImageSet(images.unsqueeze(1), labels.long())
+
+
+def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """A gzipped idx file of bytes -> (N, *shape) uint8. Its header: 0x08 for bytes, dimensions, then their sizes."""
+    import torch
+
+    data = _contents(path)
+    dimensions = 1 + len(shape)
+    header = 4 + 4 * dimensions
+    if len(data) <= header:
+        raise _damaged(path, f"has {len(data)} bytes, too few for an idx file with data")
+    magic, count, *sizes = struct.unpack_from(f">{1 + dimensions}I", data)
+    if magic != 0x0800 + dimensions:
+        raise _damaged(path, f"has magic number {magic:#010x}, not {0x0800 + dimensions:#010x}")
+    if tuple(sizes) != shape:
+        raise _damaged(path, f"has items of size {sizes}, not {list(shape)}")
+    if len(data) - header != count * math.prod(shape):
+        raise _damaged(path, f"has {len(data) - header} bytes of data where its header says {count} items")
+    return torch.frombuffer(data, dtype=torch.uint8, offset=header).view(count, *shape)
+
+
+def _read_records(data_set: DataSet, paths: list[Path]) -> ImageSet:
+    import torch
+
+    shape = (data_set.channels, data_set.size, data_set.size)
+    width = data_set.label_bytes + math.prod(shape)
+    images, labels = [], []
+    for path in paths:
+        data = _contents(path)
+        if not data or len(data) % width:
+            raise _damaged(path, f"has {len(data)} bytes, not a whole number of records of {width}")
+        records = torch.frombuffer(data, dtype=torch.uint8).view(-1, width)
+        images.append(records[:, data_set.label_bytes :])
+        labels.append(records[:, data_set.label_bytes - 1])
+        _check_labels(data_set, labels[-1], path)
+    return ImageSet(torch.cat(images).view(-1, *shape), torch.cat(labels).long())
+
+
+def _check_labels(data_set: DataSet, labels: Tensor, path: Path) -> None:
+    if (largest := int(labels.max())) >= data_set.classes:
+        raise _damaged(path, f"has label {largest}, the largest of {data_set.name} is {data_set.classes - 1}")
+
+
+def _contents(path: Path) -> bytearray:  # not bytes: a tensor upon it may be written to
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            return bytearray(file.read())
+    except (OSError, EOFError, zlib.error) as error:
+        raise _damaged(path, f"cannot be read ({_one_line(error)})") from error
+
+
+def _damaged(path: Path, reason: str) -> ValueError:
+    return ValueError(f"{path}: {reason}; remove it to have it downloaded, or {_ADVICE}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _download(data_set: DataSet, files: list[str], place: Path) -> None:
+    """Puts `files` into the folder `place`, each whole; none if one cannot be had. Raises ValueError, OSError."""
+    import tempfile
+
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=place) as name:
+        scratch = Path(name)
+        for offer in data_set.downloads:
+            archive = offer.endswith(".tar.gz")
+            if archive or offer in files:
+                _fetch(data_set, offer, scratch)
+            if archive:
+                _unpack(data_set, scratch / offer, files)
+        for file in files:
+            os.replace(scratch / file, place / file)
+
+
+def _fetch(data_set: DataSet, offer: str, scratch: Path) -> None:
+    """Downloads one file into `scratch`, from the first mirror that has what its MD5 says."""
+    from http.client import HTTPException
+    from urllib.request import urlopen
+
+    failures = []
+    for mirror in data_set.mirrors:
+        url = mirror + offer
+        print(f"downloading {url}", file=sys.stderr, flush=True)
+        md5 = hashlib.md5(usedforsecurity=False)
+        try:
+            with urlopen(url, timeout=TIMEOUT) as response, open(scratch / offer, "wb") as file:
+                while chunk := response.read(1 << 20):
+                    md5.update(chunk)
+                    file.write(chunk)
+        except (OSError, HTTPException) as error:
+            failures.append(f"{url} ({_one_line(error)})")
+            continue
+        if md5.hexdigest() == data_set.downloads[offer]:
+            return
+        failures.append(f"{url} (truncated or altered: another MD5 than {data_set.downloads[offer]})")
+    raise ValueError(f"{data_set.name}: cannot be downloaded from {' or '.join(failures)}; {_ADVICE}")
+
+
+def _unpack(data_set: DataSet, archive: Path, files: list[str]) -> None:
+    """Copies `files` out of an archive, next to it: plain files only, and no path that the archive says is used."""
+    import tarfile
+
+    wanted = {f"{data_set.subfolder}/{file}": archive.with_name(file) for file in files}
+    with tarfile.open(archive, "r:gz") as tar:
+        for member in tar:
+            if member.name in wanted and member.isreg():
+                source = tar.extractfile(member)
+                assert source is not None, member
+                with source, open(wanted.pop(member.name), "xb") as target:
+                    shutil.copyfileobj(source, target)
+    if wanted:
+        raise ValueError(f"{archive.name}: has no plain file {min(wanted)}; {_ADVICE}")

@@ -1,0 +1,153 @@
+"""Many runs of one experiment, each in a folder of its own: one at a time in this process, or side by side as Ray tasks.
+
+A run is its folder, made with a config.json before anything starts. A task that dies with its process is started again and
+finds its newest checkpoint there; one that fails with an error stays failed, and the others go on.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from agents.errors import TrainingError
+from launch.command_line import Interruption
+
+Tell = Callable[[str], bool]
+"""Takes a run's progress line; true if the run shall write its last checkpoint and return."""
+Execute = Callable[[Path, Tell], None]
+"""Does, or goes on with, the run of a folder. A module's function, since it is sent to other processes."""
+
+RESTARTS = 3  # of a task whose process died
+GRACE = 60.0  # seconds that runs have to stop
+
+
+class Board:
+    """One line a run: rewritten in place on a terminal, and now and then below each other elsewhere."""
+
+    def __init__(self, runs: Sequence[Path]):
+        self.width = max(len(run.name) for run in runs)
+        self.lines = {run.name: "waiting" for run in runs}
+        self.live = sys.stdout.isatty()
+        self.drawn = False
+        self.shown = -float("inf")
+
+    def show(self, lines: dict[str, str], *, now: bool = False) -> None:
+        """Takes the runs' latest lines, and shows all of them when it is time."""
+        self.lines |= lines
+        if not now and time.monotonic() - self.shown < (1.0 if self.live else 30.0):
+            return
+        self.shown = time.monotonic()
+        text = "\n".join(f"{name:{self.width}}  {line}" for name, line in self.lines.items())
+        if self.live:
+            up = f"\x1b[{len(self.lines)}A" if self.drawn else ""
+            text = up + "\n".join(f"\x1b[2K{line}" for line in text.split("\n"))
+        print(text, flush=True)
+        self.drawn = True
+
+
+def run_here(runs: Sequence[Path], execute: Execute, interruption: Interruption) -> dict[str, str]:
+    """Does the runs one after another in this process: the error of each that failed, by name."""
+    board, failures = Board(runs), {}
+
+    for run in runs:
+
+        def tell(line: str, name: str = run.name) -> bool:
+            board.show({name: line})
+            return interruption.signal is not None
+
+        try:
+            execute(run, tell)
+        except (TrainingError, ValueError) as error:
+            failures[run.name] = str(error)
+        if interruption.signal is not None:
+            break
+        board.show({run.name: f"failed: {failures[run.name]}" if run.name in failures else "done"})
+    board.show({}, now=True)
+    return failures
+
+
+def run_on_ray(
+    runs: Sequence[Path],
+    execute: Execute,
+    interruption: Interruption,
+    *,
+    address: str | None,
+    gpus_per_run: float,
+) -> dict[str, str]:
+    """Does the runs as Ray tasks, one core each: the error of each that failed, by name.
+
+    Raises:
+        TrainingError: no cluster at `address`, or one that has no room for a run.
+    """
+    import ray
+
+    from agents.ray_cluster import connect
+
+    connect(address, cpus=os.cpu_count() or 1)
+    try:
+        interruption.listen()  # Ray has put its own handlers there
+        if ray.cluster_resources().get("GPU", 0) < gpus_per_run:
+            raise TrainingError(
+                f"no node of the Ray cluster has a GPU, but --gpus-per-run is {gpus_per_run:g}"
+            )
+        mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+        task = ray.remote(num_cpus=1, num_gpus=gpus_per_run, max_retries=RESTARTS)(run_as_task)
+        running = {task.remote(execute, run.absolute(), mailbox): run for run in runs}
+        board, failures, deadline = Board(runs), {}, float("inf")
+        while running and time.monotonic() < deadline:
+            done, _ = ray.wait(list(running), timeout=1.0)
+            board.show(ray.get(mailbox.read.remote()))
+            for reference in done:
+                run = running.pop(reference)
+                try:
+                    failure = ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    failure = str(error).strip().splitlines()[-1]
+                if failure is not None:
+                    failures[run.name] = failure
+                stopped = interruption.signal is not None
+                line = f"failed: {failure}" if failure else "stopped" if stopped else "done"
+                ray.get(mailbox.tell.remote(run.name, line))
+            if interruption.signal is not None and deadline == float("inf"):
+                deadline = time.monotonic() + GRACE
+                ray.get(mailbox.ask_to_stop.remote())
+                for reference, run in list(running.items()):  # those not begun yet
+                    if board.lines[run.name] == "waiting":
+                        ray.cancel(reference)
+                        del running[reference]
+        board.show(ray.get(mailbox.read.remote()), now=True)
+        return failures
+    finally:
+        ray.shutdown()
+
+
+def run_as_task(execute: Execute, run: Path, mailbox: "ray.actor.ActorHandle") -> str | None:  # type: ignore[name-defined]  # noqa: F821
+    """In a Ray worker: the error of a run that failed."""
+    import ray
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        execute(run, lambda line: ray.get(mailbox.tell.remote(run.name, line)))
+    except (TrainingError, ValueError) as error:
+        return str(error)
+    return None
+
+
+class Mailbox:
+    """An actor between the runs and the terminal."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, str] = {}
+        self.stop = False
+
+    def tell(self, name: str, line: str) -> bool:
+        self.lines[name] = line
+        return self.stop
+
+    def read(self) -> dict[str, str]:
+        return self.lines
+
+    def ask_to_stop(self) -> None:
+        self.stop = True
