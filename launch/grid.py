@@ -12,12 +12,14 @@ from pathlib import Path
 
 from agents.errors import TrainingError
 from launch.command_line import Interruption
+from launch.run_folder import write_json_atomically
 
 Tell = Callable[[str], bool]
 """Takes a run's progress line; true if the run shall write its last checkpoint and return."""
 Execute = Callable[[Path, Tell], None]
 """Does, or goes on with, the run of a folder. A module's function, since it is sent to other processes."""
 
+RESULT, FAILED = "result.json", "failed.json"  # one of them is in a run's folder when it has ended
 RESTARTS = 3  # of a task whose process died
 GRACE = 60.0  # seconds that runs have to stop
 
@@ -56,10 +58,8 @@ def run_here(runs: Sequence[Path], execute: Execute, interruption: Interruption)
             board.show({name: line})
             return interruption.signal is not None
 
-        try:
-            execute(run, tell)
-        except (TrainingError, ValueError) as error:
-            failures[run.name] = str(error)
+        if failure := attempt(execute, run, tell):
+            failures[run.name] = failure
         if interruption.signal is not None:
             break
         board.show({run.name: f"failed: {failures[run.name]}" if run.name in failures else "done"})
@@ -128,9 +128,16 @@ def run_as_task(execute: Execute, run: Path, mailbox: "ray.actor.ActorHandle") -
     import torch
 
     torch.set_num_threads(1)
+    return attempt(execute, run, lambda line: ray.get(mailbox.tell.remote(run.name, line)))
+
+
+def attempt(execute: Execute, run: Path, tell: Tell) -> str | None:
+    """Does a run; if it fails, its error, which is left in the run's folder as failed.json."""
+    (run / FAILED).unlink(missing_ok=True)  # of an earlier attempt
     try:
-        execute(run, lambda line: ray.get(mailbox.tell.remote(run.name, line)))
+        execute(run, tell)
     except (TrainingError, ValueError) as error:
+        write_json_atomically(run / FAILED, {"error": str(error)})
         return str(error)
     return None
 

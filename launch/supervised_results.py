@@ -75,3 +75,9 @@ def show(experiment: Path) -> None:
             f"{row['layer']:{width}}  {row['parameters']:>10,}  {row['runs']:>4}  {spread:>22}  "
             f"{row['best']:>9.5g}  {row['steps_per_second']:>7.0f}"
         )
+
+
+def conclude(experiment: Path) -> None:
+    """Writes the table of all finished runs, and shows it."""
+    write_table(experiment)
+    show(experiment)

@@ -18,12 +18,11 @@ from launch.checkpoints import (
     prune_checkpoints,
     save_checkpoint,
 )
-from launch.grid import Tell
+from launch.grid import RESULT, Tell
 from launch.progress import clock
 from launch.run_folder import RunFolder, software_versions, write_json_atomically
 
 KEEP = 2  # newest checkpoints, beside the best
-RESULT = "result.json"
 
 
 def execute(path: Path, tell: Tell) -> None:

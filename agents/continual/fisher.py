@@ -1,13 +1,14 @@
 """Diagonal Fisher information, the importances of EWC (Kirkpatrick et al. 2017).
 
-F = mean over samples of the squared gradient of -log p(label), the label being the one that the network itself finds likeliest,
-as in GT-RIPL/Continual-Learning-Benchmark, from which the authors' released code takes it. Exact, yet no sample is taken singly:
+F = mean over samples of the squared gradient of -log p(label), the label being the one that the network itself finds
+likeliest, as in GT-RIPL/Continual-Learning-Benchmark, from which the authors' released code takes it. No auxiliary loss
+is part of it. Exact, yet no sample is taken singly:
 
-1. Samples do not interact. So one backward pass over a batch gives, for every layer, its inputs x (B, d_in) and the gradients
-   delta (B, d_out) with respect to its outputs, sample by sample.
-2. What remains is local to a layer: the sum over samples b of the squared gradients of delta_b . layer(x_b). A parameter W in x W has
-   the outer product of x_b and delta_b as its gradient, so the sum is (x^2)^T delta^2 and nothing is written out a sample.
-   `RULES` says which layers have such parameters; all else is `one_by_one`.
+1. Samples do not interact. So one backward pass over a batch gives, for every layer, its inputs x (B, d_in) and the
+   gradients delta (B, d_out) with respect to its outputs, sample by sample.
+2. What remains is local to a layer: the sum over samples b of the squared gradients of delta_b . layer(x_b). A
+   parameter W in x W has the outer product of x_b and delta_b as its gradient, so the sum is (x^2)^T delta^2; no sample's
+   gradient is written out. `RULES` says which layers have such parameters; all else is `one_by_one`.
 
 Shapes: B samples, P slots or programs, H heads, K key width.
 """
@@ -31,19 +32,20 @@ Squares = dict[str, Tensor]
 
 
 def diagonal_fisher(
-    network: nn.Module, x: Tensor, *, logits: Callable[[Tensor], Tensor] | None = None, batch: int = 1024
+    network: nn.Module, x: Tensor, *, logits: Callable[[Tensor], Tensor] | None = None, batch: int = 512
 ) -> dict[str, Tensor]:
     """Fisher information of every parameter of a classifier, shaped like it, in the order of `named_parameters`.
 
     Args:
-        network: in evaluation mode, if that makes a difference; without batch statistics. Parameters of which the logits are
-            independent, such as other tasks' heads, get 0.
+        network: in evaluation mode, if that makes a difference; without batch statistics. Parameters of which the
+            logits are independent, such as other tasks' heads, get 0.
         x: samples (N, ...).
-        logits: gives (B, classes) from B samples by calling `network` or parts of it; None: `network` itself.
+        logits: gives (B, classes) from B samples by calling `network` or its layers, with the parameters they hold;
+            None: `network` itself.
         batch: samples in one backward pass.
 
     Raises:
-        ValueError: a layer is called twice, with rows that are not samples, or has its parameters used without being called.
+        ValueError: a layer is called twice or with rows that are not samples, or its parameters are used uncalled.
     """
     total = {name: torch.zeros_like(p, requires_grad=False) for name, p in network.named_parameters()}
     for samples in x.split(batch):
@@ -55,7 +57,7 @@ def diagonal_fisher(
 
 @torch.no_grad()
 def squared_gradients(layer: nn.Module, delta: Tensor, *inputs: Tensor) -> Squares:
-    """Squared gradients of delta_b . layer(*inputs_b), summed over b, for delta (B, ..., d_out) and inputs (B, ..., d)."""
+    """Squared gradients of delta_b . layer(*inputs_b), summed over b; delta (B, ..., d_out), inputs (B, ..., d)."""
     by_rows = all(tensor.ndim == 2 for tensor in (delta, *inputs))  # else a sample calls the layer many times
     return (RULES.get(type(layer), one_by_one) if by_rows else one_by_one)(layer, delta, *inputs)
 
@@ -152,8 +154,9 @@ def _stored_program(layer: StoredProgramLinear, delta: Tensor, x: Tensor) -> Squ
 def _neurocoder(layer: NeurocoderLinear, delta: Tensor, x: Tensor, *own: Tensor) -> Squares:
     """`own` is the controller's input, where it is not x. The recurrent controller has no fast form.
 
-    Given the attention, delta . y is bilinear in M_U x and M_V delta: the gradients of M_U and M_V are outer products with x and
-    with delta. Keys generated from M_U and M_V add a second term, the keys' gradients (P, K) times the generator's weights (K, d).
+    Given the attention, delta . y is bilinear in M_U x and M_V delta: the gradients of M_U and M_V are outer products
+    with x and with delta. Keys generated from M_U and M_V add a second term, the keys' gradients (P, K) times the
+    generator's weights (K, d).
     """
     if layer.steps:
         return one_by_one(layer, delta, x, *own)
@@ -207,7 +210,7 @@ def _with_learned_keys(layer: NeurocoderLinear) -> NeurocoderLinear:
 
 
 def _sum_squared(a: Tensor, x: Tensor, k: Tensor, weight: Tensor) -> Tensor:
-    """sum_b (a_b x_b^T + k_b W)^2, (P, d), of a (B, P), x (B, d), k (B, P, K), W (K, d): the square of the sum, expanded."""
+    """sum_b (a_b x_b^T + k_b W)^2, (P, d), of a (B, P), x (B, d), k (B, P, K), W (K, d), by expanding the square."""
     mixed = ((a.unsqueeze(-1) * k).flatten(1).T @ x).view(*k.shape[1:], -1)  # (P, K, d)
     gram = torch.einsum("bpk,bpl->pkl", k, k)
     squares = a.square().T @ x.square() + 2 * (mixed * weight).sum(1) + ((gram @ weight) * weight).sum(1)

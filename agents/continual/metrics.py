@@ -1,8 +1,8 @@
 """Metrics of continual learning, from the accuracy matrix (Lopez-Paz and Ranzato 2017; Chaudhry et al. 2018).
 
-R[t, i] is the accuracy on task i after training on task t, of T tasks. Every function takes R (..., T, T), the leading axes being
-e.g. seeds, and computes in double precision. Means over no task are nan: with one task there is no transfer to speak of, and a 0
-would count as a measurement in averages.
+R[t, i] is the accuracy on task i after training on task t, of T tasks. Every function takes R (..., T, T), the leading
+axes being e.g. seeds, and computes in double precision. Means over no task are nan: with one task there is no transfer
+to speak of, and a 0 would count as a measurement in averages.
 """
 
 import torch

@@ -1,11 +1,11 @@
 """Quadratic penalties against forgetting: L2, EWC, online EWC, SI.
 
-Each adds strength * sum_i Omega_i (theta_i - theta*_i)^2 to the loss; they differ in the importances Omega and the anchor
-theta*. Conventions (no factor 1/2, online EWC without decay) are those of GT-RIPL/Continual-Learning-Benchmark (Hsu et al. 2018),
-whose strengths the paper's Split MNIST table goes back to.
+Each adds strength * sum_i Omega_i (theta_i - theta*_i)^2 to the loss; they differ in the importances Omega and the
+anchor theta*. Conventions (no factor 1/2, online EWC without decay) are those of GT-RIPL/Continual-Learning-Benchmark
+(Hsu et al. 2018), whose strengths the paper's Split MNIST table goes back to.
 
-Parameters theta are one flat vector (n,), or (S, n) for S seeds that train together. No seed sees another: the penalty is summed
-over seeds, and its gradient in a row is that seed's own.
+Parameters theta are one flat vector (n,), or (S, n) for S seeds that train together. No seed sees another: the penalty
+is summed over seeds, and its gradient in a row is that seed's own.
 """
 
 from collections.abc import Callable, Mapping
@@ -52,7 +52,7 @@ class Regularizer:
         return self.strength * (self.anchor.importance * distance).sum()
 
     def before_step(self, theta: Tensor, gradient: Tensor) -> None:
-        """theta before the optimiser's step, and the gradient there of the task's loss alone: no penalty, no auxiliary loss."""
+        """theta before the optimiser's step, and its gradient of the task's loss without penalty or auxiliary loss."""
 
     def after_step(self, theta: Tensor) -> None:
         """theta after the optimiser's step."""
@@ -81,8 +81,9 @@ class L2(Regularizer):
 class EWC(Regularizer):
     """Elastic weight consolidation (Kirkpatrick et al. 2017): a pair (Omega_k, theta*_k) for each task k.
 
-    The sum of their penalties is kept as one: Omega = sum_k Omega_k around the Omega-weighted mean of the theta*_k, in time and memory
-    of one task. The gradient is that of the sum. The value lacks a constant, by which it is 0 at its minimum.
+    The sum of their penalties is kept as one: Omega = sum_k Omega_k around the Omega-weighted mean of the theta*_k, in
+    time and memory of one task. The gradient is that of the sum. The value lacks a constant, by which it is 0 at its
+    minimum.
     """
 
     uses_fisher = True
@@ -108,11 +109,12 @@ class OnlineEWC(Regularizer):
 
 
 class SI(Regularizer):
-    """Synaptic intelligence (Zenke et al. 2017): importance is what a parameter's path contributed to the fall of the loss.
+    """Synaptic intelligence (Zenke et al. 2017): what a parameter's path contributed to the fall of the loss.
 
-    In a task omega -= g * (change of theta) at every step; after it Omega += omega / ((theta - theta_start)^2 + damping) and
-    theta* is the latest. Omega is held at 0 or above. In the authors' released code the orthogonality loss is part of g though not of the
-    first task's steps; importances became negative and training diverged. Here g is the gradient of the task's loss alone.
+    In a task omega -= g * (change of theta) at every step; after it Omega += omega / ((theta - theta_start)^2 +
+    damping) and theta* is the latest. Omega is held at 0 or above. In the authors' released code the orthogonality loss
+    is part of g though not of the first task's steps; importances become negative and training diverges. Here g is the
+    gradient of the task's loss alone.
 
     Raises:
         ValueError: the strength is negative or the damping not above 0.

@@ -21,7 +21,9 @@ PRESETS = {"polynomials": ("single-step", "multi-step")}
 """Tasks with more than one Neurocoder in Table 6, the default first."""
 
 # Table 6. Its "J = 1" is the linear controller (steps=0), for which the least-used slots have no function.
-MNIST = NeurocoderSettings(slots=5, key_dim=2, heads=1, steps=5, least_used=2, residual=False)
+MNIST = NeurocoderSettings(
+    slots=5, key_dim=2, heads=1, steps=5, least_used=2, gate_from="signal", residual=False
+)
 CIFAR = NeurocoderSettings(slots=30, key_dim=5, heads=3, steps=5, least_used=5, gate_from="signal")
 POLYNOMIALS = {
     "single-step": NeurocoderSettings(slots=10, key_dim=3, heads=15, residual=False),  # the text: without R
