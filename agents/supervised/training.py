@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.errors import TrainingError
+from agents.optimizer_state import load_optimizer_state, optimizer_state
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.networks import build_network
 from agents.supervised.tasks import Task, build_task
@@ -165,26 +166,6 @@ def build_optimizer(config: SupervisedConfig, network: nn.Module) -> torch.optim
             return torch.optim.RMSprop(
                 parameters, rate, alpha=0.95, weight_decay=decay, momentum=config.momentum
             )
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The statistics of every parameter, named <number of the parameter>.<statistic>."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{number}.{name}": torch.as_tensor(value)
-        for number, statistics in state.items()
-        for name, value in statistics.items()
-        if value is not None
-    }
-
-
-def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `optimizer_state`."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = tensor
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
 
 
 def best(curve: list[tuple[int, float]], *, larger_is_better: bool) -> tuple[int, float] | None:

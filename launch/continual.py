@@ -1,0 +1,124 @@
+"""Continual learning: one task after another, and how much of the earlier ones is left.
+
+    python -m launch.continual split-mnist --scenario task --method adam,ewc --layer mlp,neurocoder --seeds 10
+
+Every layer, method and seed is a run, in a folder of its own. One run trains in this process, more of them as Ray tasks. Settings
+not given are the paper's and its benchmark's for the method at hand. Ctrl-C or SIGTERM ends runs after the last finished task;
+--resume continues those that are not finished.
+"""
+
+import sys
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from agents.continual.config import BENCHMARKS, ContinualConfig, ContinualSettings, preset
+from agents.layer_settings import check_at_least, check_known
+from envs.images import data_folder, ensure_files
+from launch.command_line import fail
+from launch.experiment import Placement, carry_out, make_runs, unfinished_runs
+from launch.run_folder import default_run_path
+
+PROGRAM = "python -m launch.continual"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    benchmark: Annotated[str | None, tyro.conf.Positional] = None
+    """split-mnist (5 tasks of 2 digits), split-cifar10 (5 of 2 classes) or split-cifar100 (20 of 5 classes)."""
+    scenario: str = "task"
+    """Incremental task, domain or class."""
+    method: str = "adam"
+    """Methods, separated by commas: adam, adagrad, sgd, l2, si, ewc, online-ewc."""
+    layer: str = "neurocoder"
+    """Layers, separated by commas: mlp, nsm, neurocoder, lowrank."""
+    seeds: int = 1
+    """Runs of each layer and method, with seeds from --first-seed on."""
+    first_seed: int = 1
+    """The first seed."""
+    together: int = 1
+    """Seeds that train together, as one batched model: faster on a GPU."""
+    settings: Annotated[ContinualSettings, tyro.conf.arg(name="")] = field(default_factory=ContinualSettings)
+
+    data_dir: Path | None = None
+    """Folder of the data sets, downloaded to it where they are missing; NEUROCODER_DATA or data/ if not given."""
+    placement: Annotated[Placement, tyro.conf.arg(name="")] = field(default_factory=Placement)
+
+
+def main() -> None:
+    arguments = tyro.cli(Arguments, prog=PROGRAM, description=__doc__)
+    placement = arguments.placement
+    try:
+        if placement.resume is not None:
+            experiment, runs = placement.resume, unfinished_runs(placement.resume)
+        else:
+            experiment, runs = new_runs(arguments, sys.argv[1:])
+    except ValueError as error:
+        fail(error)
+    # Imported here: torch takes seconds.
+    from launch.continual_results import conclude
+    from launch.continual_run import execute, prepare
+
+    try:
+        prepare(runs[0])
+    except ValueError as error:
+        fail(error)
+    raise SystemExit(carry_out(placement, experiment, runs, execute, program=PROGRAM, conclude=conclude))
+
+
+def new_runs(arguments: Arguments, argv: list[str]) -> tuple[Path, list[Path]]:
+    """Makes the folders of all runs. ValueError, before that, for a setting out of range or data that are missing."""
+    configs = expand(arguments, argv)
+    device = arguments.placement.resolve_device()
+    benchmark, scenario = configs[0][1].benchmark, configs[0][1].scenario
+    data = data_folder(arguments.data_dir)
+    ensure_files(BENCHMARKS[benchmark], data)
+    experiment = arguments.placement.run_dir or default_run_path(benchmark, scenario)
+    described = {
+        f"{label}-seed{'-'.join(map(str, sorted({config.seeds[0], config.seeds[-1]})))}": {
+            "label": label,
+            "continual": config.to_dict(),
+            "data": str(data.absolute()),
+            "device": device,
+        }
+        for label, config in configs
+    }
+    return experiment, make_runs(experiment, described)
+
+
+def expand(arguments: Arguments, argv: list[str]) -> list[tuple[str, ContinualConfig]]:
+    """Label and settings of every run: layers x methods x seeds. ValueError, in one line, for what cannot be."""
+    if arguments.benchmark is None:
+        raise ValueError(
+            f"no benchmark given; name one of {', '.join(BENCHMARKS)}, or --resume a folder of runs"
+        )
+    check_known("benchmark", arguments.benchmark, BENCHMARKS)
+    check_at_least("seeds", arguments.seeds, 1)
+    check_at_least("first_seed", arguments.first_seed, 0)
+    check_at_least("together", arguments.together, 1)
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    configs = []
+    for layer in dict.fromkeys(arguments.layer.split(",")):
+        for method in dict.fromkeys(arguments.method.split(",")):
+            config = preset(arguments.benchmark, scenario=arguments.scenario, method=method, layer=layer)
+            config = override(config, arguments, argv)
+            for first in range(0, len(seeds), arguments.together):
+                together = tuple(seeds[first : first + arguments.together])
+                configs.append((f"{layer}-{method}", replace(config, seeds=together)))
+    return configs
+
+
+def override(config: ContinualConfig, arguments: Arguments, argv: list[str]) -> ContinualConfig:
+    """`config` with the settings that are given on the command line, checked."""
+    names = [f.name for f in fields(ContinualSettings)]
+    defaults = ContinualSettings(**{name: getattr(config, name) for name in names})
+    given = tyro.cli(Arguments, args=argv, default=replace(arguments, settings=defaults), prog=PROGRAM)
+    config = replace(config, **{name: getattr(given.settings, name) for name in names})
+    config.check()
+    return config
+
+
+if __name__ == "__main__":
+    main()
