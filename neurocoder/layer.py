@@ -6,7 +6,8 @@ u_n, v_n and sigma_n are read from the Program Memory by attention. Since they a
 
     y = ((((x M_U^T) . w^U) sigma) w^V) M_V + lambda (x R) + b
 
-which needs memory B x n x P for attention and two dense products with the memories, not B x d_in x d_out.
+which needs memory B x n x P for attention and two dense products with the memories, not B x d_in x d_out. Where it can,
+`neurocoder.fused_attention` does what lies between the dense products in one pass that stores no attention.
 """
 
 import math
@@ -17,8 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neurocoder import fused_attention
 from neurocoder.program_controller import LinearController, RecurrentController
-from neurocoder.program_memory import ProgramMemory, Variant, interpolate_with_least_used, scores
+from neurocoder.program_memory import (
+    ProgramMemory,
+    Variant,
+    interpolate_with_least_used,
+    scaled_keys,
+    scores,
+)
 from neurocoder.random_projection import RandomProjection
 from neurocoder.settings import check_choice, check_sizes
 
@@ -170,7 +178,31 @@ class NeurocoderLinear(nn.Module):
             z: (..., controller_features), what the controller sees, for a layer that was made with `controller_features`;
                 other layers' controllers see x.
         """
-        return self._apply_program(x, self._compose(x, z))
+        leading = x.shape[:-1]
+        x, z = self._rows(x, z)
+        signal = self.controller(z)  # (J, 3HK + 1, B)
+        in_slots = self.memory.M_U @ x.T  # (P, B)
+        if self.variant == "paper" and fused_attention.usable(signal, in_slots):
+            out_slots, smallest = fused_attention.attend(
+                signal,
+                scaled_keys(self.memory.keys(), self.beta),
+                None if self.gate is None else self._gates(z, signal),
+                in_slots,
+                self.memory.M_S,
+                self.sums,
+                heads=self.heads,
+                least_used=self.least_used,
+                smallest=self.smallest,
+            )
+        else:
+            program = self._compose_from(z, signal)
+            out_slots, smallest = _apply(program, in_slots), program.sigma[self.smallest]
+        y = out_slots.T @ self.memory.M_V  # (B, d_out)
+        if self.R is not None:
+            y = y + self._residual_gate(signal, smallest).unsqueeze(1) * (x @ self.R)
+        if self.bias is not None:
+            y = y + self.bias
+        return y.reshape(*leading, self.out_features)
 
     @torch.no_grad()
     def trace(self, x: Tensor, z: Tensor | None = None) -> ProgramTrace:
@@ -191,7 +223,8 @@ class NeurocoderLinear(nn.Module):
         """a L_orth, scalar: depends on the parameters only, so add it once an update."""
         return self.orthogonality_weight * self.memory.orthogonality_loss()
 
-    def _compose(self, x: Tensor, z: Tensor | None) -> "_Program":
+    def _rows(self, x: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Layer input (B, d_in) and what the controller sees, (B, d_c)."""
         if (z is None) != (self.controller_features is None):
             raise ValueError(
                 "this layer's controller sees the layer's input: call layer(x), or make it with controller_features"
@@ -203,32 +236,26 @@ class NeurocoderLinear(nn.Module):
             raise ValueError(
                 f"x has shape {tuple(x.shape)} and z {tuple(z.shape)}; all axes but the last must be the same"
             )
-        z = z.reshape(-1, z.shape[-1])  # (B, d_c)
-        if self.projection is not None:
-            z = self.projection(z)
-        signal = self.controller(z)  # (J, 3HK + 1, B)
+        z = z.reshape(-1, z.shape[-1])
+        return x.reshape(-1, self.in_features), z if self.projection is None else self.projection(z)
+
+    def _compose(self, x: Tensor, z: Tensor | None) -> _Program:
+        _, z = self._rows(x, z)
+        return self._compose_from(z, self.controller(z))
+
+    def _compose_from(self, z: Tensor, signal: Tensor) -> _Program:
+        """The programs of controller inputs (B, d_c) and composition signals (J, 3HK + 1, B)."""
         w_U, w_V, w_S = self._attention(z, signal)
         zeta = torch.cat(
             [(self.memory.M_S.T.expand(self.heads, -1, -1) @ w).squeeze(1) for w in w_S]
         )  # (n, B)
         sigma = self.sums @ F.softplus(zeta)  # (n, B)
-        gate = sigma[self.smallest] * signal[-1, -1].sigmoid() if self.R is not None else None  # (B,)
+        gate = self._residual_gate(signal, sigma[self.smallest]) if self.R is not None else None
         return _Program(w_U, w_V, w_S, sigma, gate)
 
-    def _apply_program(self, x: Tensor, program: "_Program") -> Tensor:
-        leading, x = x.shape[:-1], x.reshape(-1, self.in_features)  # (B, d_in)
-        in_slots = self.memory.M_U @ x.T  # (P, B)
-        read = torch.cat([(w * in_slots).sum(1) for w in program.w_U])  # (n, B), x u_n
-        components = (read * program.sigma).split(self.heads)  # (H, B) a step
-        out_slots = sum(
-            (w * c.unsqueeze(1)).sum(0) for w, c in zip(program.w_V, components, strict=True)
-        )  # (P, B)
-        y = out_slots.T @ self.memory.M_V  # (B, d_out)
-        if self.R is not None and program.residual_gate is not None:
-            y = y + program.residual_gate.unsqueeze(1) * (x @ self.R)
-        if self.bias is not None:
-            y = y + self.bias
-        return y.reshape(*leading, self.out_features)
+    def _residual_gate(self, signal: Tensor, smallest: Tensor) -> Tensor:
+        """lambda (B), from the last integration signal and the smallest singular values (B)."""
+        return smallest * signal[-1, -1].sigmoid()
 
     def _attention(self, z: Tensor, signal: Tensor) -> list[list[Tensor]]:
         """Weights of the slots, [memory][step], (H, P, B) each."""
@@ -236,12 +263,17 @@ class NeurocoderLinear(nn.Module):
         similarities = scores(queries, self.memory.keys(), self.beta, self.variant)
         if self.gate is None:
             return [[step.softmax(dim=-2) for step in of_memory] for of_memory in similarities]
-        gates = _affine(self.gate, signal if self.gate_from == "signal" else z.T.unsqueeze(0)).sigmoid()
-        gates = gates.unflatten(1, (3, -1)).expand(self.steps, -1, -1, -1)  # (J, 3, P, B)
+        gates = self._gates(z, signal).expand(self.steps, -1, -1, -1)  # (J, 3, P, B)
         return [
             interpolate_with_least_used(of_memory, gate, self.least_used)
             for of_memory, gate in zip(similarities, gates.unbind(1), strict=True)
         ]
+
+    def _gates(self, z: Tensor, signal: Tensor) -> Tensor:
+        """Gates of U, V and S between attention and least-used slots, (J, 3, P, B), or (1, 3, P, B) for all steps."""
+        assert self.gate is not None
+        gates = _affine(self.gate, signal if self.gate_from == "signal" else z.T.unsqueeze(0)).sigmoid()
+        return gates.unflatten(1, (3, -1))
 
     def extra_repr(self) -> str:
         return (
@@ -249,6 +281,14 @@ class NeurocoderLinear(nn.Module):
             f"key_dim={self.key_dim}, heads={self.heads}, steps={self.steps}, least_used={self.least_used}, "
             f"residual={self.R is not None}, beta={float(self.beta):.3g}, variant={self.variant!r}"
         )
+
+
+def _apply(program: _Program, in_slots: Tensor) -> Tensor:
+    """x M_U^T (P, B) -> what multiplies M_V, (P, B)."""
+    read = torch.cat([(w * in_slots).sum(1) for w in program.w_U])  # (n, B), x u_n
+    components = (read * program.sigma).split(len(program.w_V[0]))  # (H, B) a step
+    terms = [(w * c.unsqueeze(1)).sum(0) for w, c in zip(program.w_V, components, strict=True)]
+    return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
 
 
 def _affine(layer: nn.Linear, z: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ def scores(queries: Tensor, keys: Tensor, beta: float | Tensor, variant: Variant
     One tensor a step: over large batches, memory that is newly mapped for one long tensor costs more than computing it.
     """
     if variant == "paper":
-        return _products(_unit_length(queries, dim=-2), beta * _unit_length(keys, dim=-1))
+        return _products(_unit_length(queries, dim=-2), scaled_keys(keys, beta))
     # The release adds an epsilon to each norm and one to their product, K times smaller than the product it stands beside.
     key_norms, query_norms = _length(keys, dim=-1) + EPSILON, _length(queries, dim=-2) + EPSILON
     return [
@@ -118,6 +118,11 @@ def scores(queries: Tensor, keys: Tensor, beta: float | Tensor, variant: Variant
             _products(queries, beta * keys), key_norms, query_norms.transpose(0, 1), strict=True
         )
     ]
+
+
+def scaled_keys(keys: Tensor, beta: float | Tensor) -> Tensor:
+    """Keys (3, P, K) at a length of beta: their products with unit queries are the scores of variant "paper"."""
+    return beta * _unit_length(keys, dim=-1)
 
 
 def _products(queries: Tensor, keys: Tensor) -> list[list[Tensor]]:
