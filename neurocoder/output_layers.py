@@ -6,7 +6,7 @@ Every layer maps (..., in_features) to (..., out_features) as `nn.Linear` does; 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,11 +32,6 @@ OUTPUT_LAYERS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-@runtime_checkable
-class HasAuxiliaryLoss(Protocol):
-    def auxiliary_loss(self) -> Tensor: ...
-
-
 def output_layer(name: str, **settings: Any) -> OutputLayer:
     """The factory for layer `name` with its settings fixed: `output_layer("neurocoder", slots=30, ...)(512, 6)`.
 
@@ -50,5 +45,6 @@ def output_layer(name: str, **settings: Any) -> OutputLayer:
 
 def auxiliary_loss(network: nn.Module) -> Tensor:
     """Sum of the extra losses of all layers of a network, scalar: depends on parameters, so add it once an update."""
-    losses = [layer.auxiliary_loss() for layer in network.modules() if isinstance(layer, HasAuxiliaryLoss)]
+    methods = [getattr(layer, "auxiliary_loss", None) for layer in network.modules()]
+    losses = [method() for method in methods if method is not None]
     return torch.stack(losses).sum() if losses else torch.zeros(())

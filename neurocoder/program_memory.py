@@ -88,16 +88,14 @@ def _row(contents: Tensor, keys: Tensor | None) -> Tensor:
 
 
 def _distance_from_orthonormal_rows(rows: Tensor) -> Tensor:
-    """|G G^T - I|_F of G (P, d), through the smaller of the two Gram matrices."""
+    """|G G^T - I|_F of G (P, d), scalar."""
     slots, width = rows.shape
-    if (
-        width < slots
-    ):  # |G G^T - I|^2 = |G^T G - I|^2 + P - d: the same non-zero spectrum, and P - d ones more
-        gram, excess = rows.T @ rows, slots - width
-    else:
-        gram, excess = rows @ rows.T, 0
-    squared = (gram - torch.eye(len(gram), dtype=rows.dtype, device=rows.device)).square().sum() + excess
-    return (squared + 1e-12).sqrt()  # the root of zero has no gradient
+    small = rows if slots <= width else rows.T
+    identity = torch.eye(len(small), dtype=rows.dtype, device=rows.device)
+    distance = torch.linalg.vector_norm(torch.addmm(identity, small, small.T, beta=-1))  # its gradient at 0 is 0
+    if slots > width:  # |G G^T - I|^2 = |G^T G - I|^2 + P - d: the same non-zero spectrum, and P - d ones more
+        distance = torch.hypot(distance, distance.new_tensor(math.sqrt(slots - width)))
+    return distance
 
 
 def scores(queries: Tensor, keys: Tensor, beta: float | Tensor, variant: Variant) -> list[list[Tensor]]:
