@@ -39,6 +39,14 @@ inline Lanes exp_below_zero(Lanes x) {
   return y * (Lanes)(((Bits)turns + 127) << 23);
 }
 
+// log(1 + x) for x from 0 to 1: 2 artanh(x / (2 + x)), by its series.
+inline Lanes log_one_plus(Lanes x) {
+  const Lanes r = x / (2.0f + x), square = r * r;
+  Lanes y = same(1.0f / 15);
+  for (int odd = 13; odd > 0; odd -= 2) y = y * square + 1.0f / odd;
+  return 2.0f * r * y;
+}
+
 // Calls f with K as a constant, for loops over it that are unrolled; 0 stands for any other K.
 template <class F> auto with_constant(int K, F f) {
   switch (K) {
@@ -54,7 +62,6 @@ struct Sizes {
   int J, H, K, P, B;
   int least_used;   // 0: plain softmax attention, no gates
   int gate_steps;   // J, or 1 if all steps share their gates
-  int smallest;     // the component whose singular value is given out
   int signal_rows;  // 3 H K + 1 of each step
   int n() const { return J * H; }
 };
@@ -65,7 +72,6 @@ struct Tensors {
   const float *gates;     // (gate_steps, 3, P, B)
   const float *in_slots;  // (P, B)
   const float *M_S;       // (P)
-  const float *sums;      // (n, n) of 0 and 1
 };
 
 struct Gradients {
@@ -220,12 +226,11 @@ struct Block {
       read[c] = from_U;
       zeta[c] = from_S;
       const Lanes e = exp_below_zero(from_S > 0.0f ? -from_S : from_S);
-      for (int l = 0; l < L; ++l) soft[c][l] = std::max(from_S[l], 0.0f) + std::log1p(e[l]);
+      soft[c] = (from_S > 0.0f ? from_S : same(0.0f)) + log_one_plus(e);
     }
     for (int p = 0; p < s.P; ++p) out[p] = Lanes{};
-    for (int c = 0; c < n; ++c) {
-      sigma[c] = Lanes{};
-      for (int i = 0; i < n; ++i) sigma[c] += t.sums[c * n + i] * soft[i];
+    for (int c = n - 1; c >= 0; --c) {  // a singular value is the next smaller one and more
+      sigma[c] = c + 1 < n ? sigma[c + 1] + soft[c] : soft[c];
       const Lanes component = read[c] * sigma[c], *w_V = slots(weight, 1, c);
       for (int p = 0; p < s.P; ++p) out[p] += component * w_V[p];
     }
@@ -239,13 +244,13 @@ struct BlockGradient {
   const Tensors t;
   const Gradients to;
   std::vector<float> memory;
-  Lanes *d_weight, *d_in, *d_out, *d_zeta, *d_soft, *d_usage, *d_candidate, *d_gate, *d_query;  // as in Block
-  Lanes *d_M_S, *d_keys;                                                                        // (P), (3, P, K)
+  Lanes *d_weight, *d_in, *d_out, *d_usage, *d_candidate, *d_gate, *d_query;  // as in Block
+  Lanes *d_M_S, *d_keys;                                                      // (P), (3, P, K)
 
   BlockGradient(const Block &block, const Gradients &to) : b(block), s(block.s), t(block.t), to(to) {
     const size_t n = s.n(), P = s.P;
-    memory = carve({{&d_weight, 3 * n * P}, {&d_in, P}, {&d_out, P}, {&d_zeta, n}, {&d_soft, n}, {&d_usage, P},
-                    {&d_candidate, P}, {&d_gate, size_t(s.gate_steps) * P}, {&d_query, size_t(s.K)},
+    memory = carve({{&d_weight, 3 * n * P}, {&d_in, P}, {&d_out, P}, {&d_usage, P}, {&d_candidate, P},
+                    {&d_gate, size_t(s.gate_steps) * P}, {&d_query, size_t(s.K)},
                     {&d_M_S, P}, {&d_keys, 3 * P * s.K}});
   }
 
@@ -258,7 +263,7 @@ struct BlockGradient {
 
   void compose(Lanes d_smallest) {
     const int n = s.n();
-    for (int c = 0; c < n; ++c) d_soft[c] = Lanes{};
+    Lanes d_soft = {};  // of component c, a part of this and all larger singular values
     for (int p = 0; p < s.P; ++p) d_in[p] = Lanes{};
     for (int c = 0; c < n; ++c) {
       const Lanes *w_U = b.slots(b.weight, 0, c), *w_V = b.slots(b.weight, 1, c);
@@ -270,19 +275,14 @@ struct BlockGradient {
         d_V[p] = d_out[p] * component;
       }
       const Lanes d_read = d_component * b.sigma[c];
-      const Lanes d_sigma = d_component * b.read[c] + (c == s.smallest ? d_smallest : Lanes{});
-      for (int i = 0; i < n; ++i) d_soft[i] += t.sums[c * n + i] * d_sigma;
-      for (int p = 0; p < s.P; ++p) {
-        d_in[p] += d_read * w_U[p];
-        d_U[p] = d_read * b.in[p];
-      }
-    }
-    for (int c = 0; c < n; ++c) {
+      d_soft += d_component * b.read[c] + (c == n - 1 ? d_smallest : Lanes{});
       const Lanes *w_S = b.slots(b.weight, 2, c), zeta = b.zeta[c];
       Lanes *d_S = b.slots(d_weight, 2, c);
       const Lanes e = exp_below_zero(zeta > 0.0f ? -zeta : zeta);  // the gradient of softplus is the sigmoid
-      const Lanes d_zeta = d_soft[c] * (zeta > 0.0f ? same(1.0f) : e) / (1.0f + e);
+      const Lanes d_zeta = d_soft * (zeta > 0.0f ? same(1.0f) : e) / (1.0f + e);
       for (int p = 0; p < s.P; ++p) {
+        d_in[p] += d_read * w_U[p];
+        d_U[p] = d_read * b.in[p];
         d_M_S[p] += d_zeta * w_S[p];
         d_S[p] = d_zeta * t.M_S[p];
       }
@@ -376,7 +376,7 @@ extern "C" void attend(const Sizes *s, const Tensors *t, float *out_slots, float
     for (int first = 0; first < s->B; first += L) {
       block.forward(first);
       for (int p = 0; p < s->P; ++p) block.at.store(out_slots + size_t(p) * s->B, block.out[p]);
-      block.at.store(smallest, block.sigma[s->smallest]);
+      block.at.store(smallest, block.sigma[s->n() - 1]);
     }
   }
 }

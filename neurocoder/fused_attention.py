@@ -35,13 +35,12 @@ FLAGS = (
 
 class _Sizes(ctypes.Structure):
     _fields_ = [
-        (name, ctypes.c_int)
-        for name in ("J", "H", "K", "P", "B", "least_used", "gate_steps", "smallest", "signal_rows")
+        (name, ctypes.c_int) for name in ("J", "H", "K", "P", "B", "least_used", "gate_steps", "signal_rows")
     ]
 
 
 class _Tensors(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("signal", "keys", "gates", "in_slots", "M_S", "sums")]
+    _fields_ = [(name, ctypes.c_void_p) for name in ("signal", "keys", "gates", "in_slots", "M_S")]
 
 
 class _Gradients(ctypes.Structure):
@@ -100,11 +99,9 @@ def attend(
     gates: Tensor | None,
     in_slots: Tensor,
     M_S: Tensor,
-    sums: Tensor,
     *,
     heads: int,
     least_used: int,
-    smallest: int,
 ) -> tuple[Tensor, Tensor]:
     """From the composition signal to the slots that the output is made of.
 
@@ -114,16 +111,12 @@ def attend(
         gates: (J or 1, 3, P, B), in [0, 1]; None without least-used slots.
         in_slots: x M_U^T, (P, B).
         M_S: raw singular values (P, 1).
-        sums: which softplus each singular value is the sum of, (n, n) of 0 and 1.
-        smallest: the singular value that is returned.
 
     Returns:
-        What multiplies M_V, (P, B), and a singular value (B). They can be differentiated once.
+        What multiplies M_V, (P, B), and the smallest singular values (B). They can be differentiated once.
     """
-    out_slots, sigma = _Attend.apply(
-        signal, keys, gates, in_slots, M_S, sums, (heads, least_used, smallest % len(sums))
-    )
-    return out_slots, sigma
+    out_slots, smallest = _Attend.apply(signal, keys, gates, in_slots, M_S, heads, least_used)
+    return out_slots, smallest
 
 
 class _Attend(torch.autograd.Function):
@@ -135,67 +128,59 @@ class _Attend(torch.autograd.Function):
         gates: Tensor | None,
         in_slots: Tensor,
         M_S: Tensor,
-        sums: Tensor,
-        settings: tuple[int, int, int],
+        heads: int,
+        least_used: int,
     ) -> tuple[Tensor, Tensor]:
         tensors = [
-            None if tensor is None else tensor.contiguous()
-            for tensor in (signal, keys, gates, in_slots, M_S, sums)
+            None if tensor is None else tensor.contiguous() for tensor in (signal, keys, gates, in_slots, M_S)
         ]
         ctx.save_for_backward(*tensors)
-        ctx.settings = settings
-        out_slots, sigma = in_slots.new_empty(in_slots.shape), in_slots.new_empty(in_slots.shape[1])
+        ctx.heads, ctx.least_used = heads, least_used
+        out_slots, smallest = in_slots.new_empty(in_slots.shape), in_slots.new_empty(in_slots.shape[1])
         code = library()
         assert code is not None
-        code.attend(
-            ctypes.byref(_sizes(tensors, settings)),
-            ctypes.byref(_Tensors(*map(_address, tensors))),
-            _address(out_slots),
-            _address(sigma),
-            _threads(in_slots),
-        )
-        return out_slots, sigma
+        code.attend(*_described(ctx, tensors), _address(out_slots), _address(smallest), _threads(in_slots))
+        return out_slots, smallest
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, d_out_slots: Tensor, d_sigma: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_out_slots: Tensor, d_smallest: Tensor) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
-        signal, keys, gates, in_slots, M_S, _ = tensors
-        gradients = [
-            torch.zeros_like(signal),
+        signal, keys, gates, in_slots, M_S = tensors
+        gradients = (
+            torch.zeros_like(signal),  # the row that is not used stays 0
             torch.zeros_like(keys),
             None if gates is None else torch.empty_like(gates),
             torch.empty_like(in_slots),
             torch.zeros_like(M_S),
-        ]
-        d_out_slots, d_sigma = d_out_slots.contiguous(), d_sigma.contiguous()
+        )
+        d_out_slots, d_smallest = d_out_slots.contiguous(), d_smallest.contiguous()
         code = library()
         assert code is not None
         code.attend_backward(
-            ctypes.byref(_sizes(tensors, ctx.settings)),
-            ctypes.byref(_Tensors(*map(_address, tensors))),
+            *_described(ctx, tensors),
             _address(d_out_slots),
-            _address(d_sigma),
+            _address(d_smallest),
             ctypes.byref(_Gradients(*map(_address, gradients))),
             _threads(in_slots),
         )
         return (*gradients, None, None)
 
 
-def _sizes(tensors: Any, settings: tuple[int, int, int]) -> _Sizes:
-    signal, keys, gates, in_slots, _, _ = tensors
-    heads, least_used, smallest = settings
-    return _Sizes(
+def _described(ctx: Any, tensors: Any) -> tuple[Any, Any]:
+    """The C structures of sizes and tensors."""
+    signal, keys, gates, in_slots, _ = tensors
+    sizes = _Sizes(
         J=len(signal),
-        H=heads,
+        H=ctx.heads,
         K=keys.shape[2],
         P=keys.shape[1],
         B=in_slots.shape[1],
-        least_used=least_used if gates is not None else 0,
+        least_used=0 if gates is None else ctx.least_used,
         gate_steps=1 if gates is None else len(gates),
-        smallest=smallest,
         signal_rows=signal.shape[1],
     )
+    return ctypes.byref(sizes), ctypes.byref(_Tensors(*map(_address, tensors)))
 
 
 def _threads(in_slots: Tensor) -> int:

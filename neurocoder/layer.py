@@ -189,10 +189,8 @@ class NeurocoderLinear(nn.Module):
                 None if self.gate is None else self._gates(z, signal),
                 in_slots,
                 self.memory.M_S,
-                self.sums,
                 heads=self.heads,
                 least_used=self.least_used,
-                smallest=self.smallest,
             )
         else:
             program = self._compose_from(z, signal)

@@ -92,8 +92,12 @@ def _distance_from_orthonormal_rows(rows: Tensor) -> Tensor:
     slots, width = rows.shape
     small = rows if slots <= width else rows.T
     identity = torch.eye(len(small), dtype=rows.dtype, device=rows.device)
-    distance = torch.linalg.vector_norm(torch.addmm(identity, small, small.T, beta=-1))  # its gradient at 0 is 0
-    if slots > width:  # |G G^T - I|^2 = |G^T G - I|^2 + P - d: the same non-zero spectrum, and P - d ones more
+    distance = torch.linalg.vector_norm(
+        torch.addmm(identity, small, small.T, beta=-1)
+    )  # its gradient at 0 is 0
+    if (
+        slots > width
+    ):  # |G G^T - I|^2 = |G^T G - I|^2 + P - d: the same non-zero spectrum, and P - d ones more
         distance = torch.hypot(distance, distance.new_tensor(math.sqrt(slots - width)))
     return distance
 
