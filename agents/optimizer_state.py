@@ -17,8 +17,13 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """The inverse of `optimizer_state`."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         number, name = key.split(".", 1)
+        parameter = parameters[int(number)]
+        if tensor.shape == parameter.shape:
+            # Laid out as the parameter, which may be channels last: fused optimisers do not look at strides.
+            tensor = torch.empty_like(parameter).copy_(tensor)
         state.setdefault(int(number), {})[name] = tensor
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

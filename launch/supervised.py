@@ -7,6 +7,7 @@ given are the paper's for the task, network and layer at hand. Ctrl-C or SIGTERM
 continues those that are not finished.
 """
 
+import json
 import sys
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -57,7 +58,7 @@ def main() -> None:
     placement = arguments.placement
     try:
         if placement.resume is not None:
-            experiment, runs = placement.resume, unfinished_runs(placement.resume)
+            experiment, runs = placement.resume, resumed_runs(placement.resume)
         else:
             experiment, runs = new_runs(arguments, sys.argv[1:])
     except ValueError as error:
@@ -67,6 +68,20 @@ def main() -> None:
     from launch.supervised_run import execute
 
     raise SystemExit(carry_out(placement, experiment, runs, execute, program=PROGRAM, conclude=conclude))
+
+
+def resumed_runs(experiment: Path) -> list[Path]:
+    """The unfinished runs of a folder. ValueError, too, if one of them is not of this command."""
+    runs = unfinished_runs(experiment)
+    for run in runs:
+        try:
+            SupervisedConfig.from_dict(json.loads((run / "config.json").read_text())["supervised"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise ValueError(
+                f"--resume {experiment}: {run.name}/config.json cannot be used ({reason})"
+            ) from error
+    return runs
 
 
 def new_runs(arguments: Arguments, argv: list[str]) -> tuple[Path, list[Path]]:
@@ -97,18 +112,23 @@ def expand(arguments: Arguments, argv: list[str]) -> list[tuple[str, SupervisedC
         raise ValueError(f"no task given; name one of {', '.join(NETWORKS)}, or --resume a folder of runs")
     check_at_least("seeds", arguments.seeds, 1)
     check_at_least("first_seed", arguments.first_seed, 0)
+    # Of a larger one torch's generator on the CPU ignores the upper bits.
+    if arguments.first_seed + arguments.seeds > 2**32:
+        raise ValueError(f"--first-seed is {arguments.first_seed}; seeds must be below 2^32")
     check_positive("checkpoint_seconds", arguments.checkpoint_seconds)
     configs = {}
     for layer in arguments.layer.split(","):
-        # Only what is composed has more than one preset.
-        composed = layer in ("neurocoder", "lowrank") and arguments.preset is not None
-        for name in arguments.preset.split(",") if composed and arguments.preset else [None]:
+        # Only what is composed has more than one preset: the runs of another layer are the same with each.
+        composed = layer in ("neurocoder", "lowrank")
+        for name in arguments.preset.split(",") if arguments.preset else [None]:
             config = preset(arguments.task, network=arguments.network, layer=layer, name=name)
             if arguments.no_usage:
                 config = replace(config, neurocoder=replace(config.neurocoder, least_used=0))
             config = override(config, arguments, argv)
             ablated = arguments.no_usage and layer == "neurocoder"
-            label = "-".join((layer, *([name] if name else []), *(["no-usage"] if ablated else [])))
+            label = "-".join(
+                (layer, *([name] if name and composed else []), *(["no-usage"] if ablated else []))
+            )
             for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
                 configs[label, seed] = replace(config, seed=seed)
     return [(label, config) for (label, _), config in configs.items()]

@@ -41,7 +41,8 @@ def execute(path: Path, tell: Tell) -> None:
             snapshot = to_snapshot(load_newest(folder.checkpoints, warn=lambda line: None))
         tell("loading")
         training = SupervisedTraining(config, Path(described["data"]), device, snapshot)
-        writer = SummaryWriter(str(path), purge_step=training.step or None)
+        # What an earlier process wrote beyond the checkpoint is hidden: no jump back.
+        writer = SummaryWriter(str(path), purge_step=training.step + 1)
         saved = told = time.monotonic()
         stop = False
         while not training.finished and not stop:
@@ -51,6 +52,7 @@ def execute(path: Path, tell: Tell) -> None:
             if now - told >= 1.0:
                 told, stop = now, tell(progress_line(record, training))
             if now - saved >= described["checkpoint_seconds"] or stop or training.finished:
+                writer.flush()  # first, so that a run which goes on from here has no gap in its curves
                 save(folder.checkpoints, training.snapshot(), config, training)
                 saved = now
         writer.close()

@@ -6,9 +6,9 @@ is part of it. Exact, yet no sample is taken singly:
 
 1. Samples do not interact. So one backward pass over a batch gives, for every layer, its inputs x (B, d_in) and the
    gradients delta (B, d_out) with respect to its outputs, sample by sample.
-2. What remains is local to a layer: the sum over samples b of the squared gradients of delta_b . layer(x_b). A
-   parameter W in x W has the outer product of x_b and delta_b as its gradient, so the sum is (x^2)^T delta^2; no sample's
-   gradient is written out. `RULES` says which layers have such parameters; all else is `one_by_one`.
+2. What remains is local to a layer: the sum over samples b of the squared gradients of delta_b . layer(x_b). The
+   gradient of W in x W is the outer product of x_b and delta_b, so the sum is (x^2)^T delta^2 and no sample's gradient
+   is written out. `RULES` says which layers have such parameters; all else is `one_by_one`.
 
 Shapes: B samples, P slots or programs, H heads, K key width.
 """

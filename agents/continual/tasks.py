@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from agents.seeding import mixed_seed
+
 CLASSES_PER_TASK = {"split-mnist": 2, "split-cifar10": 2, "split-cifar100": 5}
 
 
@@ -73,5 +75,5 @@ def mnist_features(images: Tensor) -> Tensor:
 
 def shuffled(count: int, *, seed: int, task: int, epoch: int) -> Tensor:
     """An order of a task's images that depends on nothing but these numbers, (count,)."""
-    generator = torch.Generator().manual_seed((seed << 32) + (task << 16) + epoch)
+    generator = torch.Generator().manual_seed(mixed_seed("order", seed, task, epoch))
     return torch.randperm(count, generator=generator)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agents.seeding import mixed_seed
 from agents.supervised.config import IMAGES, SupervisedConfig
 from envs import algorithms, images, polynomials
 
@@ -79,7 +80,7 @@ class ImageTask:
         """Images (B, C, H, W) and labels (B); every image once an epoch."""
         epoch, place = divmod(step, self.evaluate_every)
         if epoch != self.epoch:
-            generator = torch.Generator().manual_seed(self.config.seed << 32 | epoch)
+            generator = torch.Generator().manual_seed(mixed_seed("order", self.config.seed, epoch))
             self.order = torch.randperm(len(self.train.labels), generator=generator).to(self.device)
             self.epoch = epoch
         chosen = self.order[place * self.config.batch_size : (place + 1) * self.config.batch_size]
@@ -140,7 +141,7 @@ class PolynomialTask:
             pieces=config.pieces,
             noise=config.noise,
             scale=config.scale,
-            generator=torch.Generator().manual_seed(config.seed << 32 | step),
+            generator=torch.Generator().manual_seed(mixed_seed("sequences", config.seed, step)),
         )
         return inputs.to(self.device), targets.to(self.device)
 
@@ -165,10 +166,13 @@ class AlgorithmTask:
 
     def batch(self, step: int) -> Batch:
         """Inputs (B, T, 10) and the bits to answer with at the last steps (B, A, 8)."""
+        return self._sequences("training", step)
+
+    def _sequences(self, use: str, number: int) -> Batch:
         episode = algorithms.episode(
             self.config.batch_size,
             tasks_per_sequence=self.config.tasks_per_sequence,
-            generator=torch.Generator().manual_seed(self.config.seed << 32 | step),
+            generator=torch.Generator().manual_seed(mixed_seed(use, self.config.seed, number)),
         )
         return episode.inputs.to(self.device), episode.targets.to(self.device)
 
@@ -176,9 +180,9 @@ class AlgorithmTask:
         return F.binary_cross_entropy_with_logits(outputs[:, -targets.shape[1] :], targets)
 
     def evaluate(self, network: nn.Module, losses: Tensor) -> float:
-        """On sequences that training never sees: their seeds come from the far end."""
+        """On sequences that training never sees."""
         errors = []
         for number in range(self.EVALUATION_BATCHES):
-            inputs, targets = self.batch(2**32 - 1 - number)
+            inputs, targets = self._sequences("evaluation", number)
             errors.append(algorithms.bit_error(network(inputs)[:, -targets.shape[1] :], targets))
         return torch.stack(errors).mean().item()

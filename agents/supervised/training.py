@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from agents.errors import TrainingError
 from agents.optimizer_state import load_optimizer_state, optimizer_state
+from agents.seeding import mixed_seed
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.networks import build_network
 from agents.supervised.tasks import Task, build_task
@@ -90,7 +91,7 @@ class SupervisedTraining:
         for step in range(first, end):
             learning_rate = self._set_learning_rate(step)
             # So the layers' noise, too, depends on seed and step alone.
-            torch.manual_seed(self.config.seed << 32 | step)
+            torch.manual_seed(mixed_seed("noise", self.config.seed, step))
             x, targets = self.task.batch(step)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
                 outputs = self.network(x)
@@ -158,8 +159,10 @@ def build_optimizer(config: SupervisedConfig, network: nn.Module) -> torch.optim
             return torch.optim.Adam(parameters, rate, weight_decay=decay, fused=True)
         case "sgd":
             momentum = config.momentum
+            # Fused, SGD fails where only some parameters have momentum: an expert's begins when it is first chosen.
+            fused = True if momentum == 0 else None
             return torch.optim.SGD(
-                parameters, rate, momentum, weight_decay=decay, nesterov=momentum > 0, fused=True
+                parameters, rate, momentum, weight_decay=decay, nesterov=momentum > 0, fused=fused
             )
         case _:
             # The NSM repository's decay of the statistics.
