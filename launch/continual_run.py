@@ -55,7 +55,7 @@ def execute(path: Path, tell: Tell) -> None:
         stream, source = load_stream(config, Path(described["data"]), device)
         training = ContinualTraining(config, stream, device, snapshot)
         steps_a_task = [config.epochs * -(-len(task.train.x) // config.batch_size) for task in stream.tasks]
-        writer = SummaryWriter(str(path), purge_step=sum(steps_a_task[: training.task]) or None)
+        writer = SummaryWriter(str(path), purge_step=sum(steps_a_task[: training.task]) + 1)
         tasks = len(stream.tasks)
 
         def watch(step: int, loss: float) -> None:

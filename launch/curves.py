@@ -14,7 +14,7 @@ class Curves:
     def __init__(self, folder: Path, *, frame_skip: int, env_steps: int):
         """`env_steps`: where the run starts from; what an earlier process wrote beyond it is hidden (no jump back)."""
         self.frame_skip = frame_skip
-        self.writer = SummaryWriter(str(folder), purge_step=env_steps or None)
+        self.writer = SummaryWriter(str(folder), purge_step=env_steps + 1)
 
     def describe(self, config: A3CConfig) -> None:
         """A page under the tab Text: what the axis means and every setting."""

@@ -1,0 +1,252 @@
+"""`python -m launch.supervised` as a person types it: a run and its results, Ctrl-C and --resume, mistakes."""
+
+import csv
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from agents.supervised.config import SupervisedConfig
+from launch.checkpoints import list_checkpoints, load_newest
+
+ROOT = Path(__file__).parents[2]
+STEPS = 1_550  # of a run that lasts long enough to be stopped
+RECORDS = [*range(100, STEPS, 100), STEPS]
+TINY = ("polynomials", "--hidden", 4, "--points", 5, "--batch-size", 2, "--device", "cpu")
+
+
+def start(*arguments: object, folder: Path = ROOT, options: tuple[str, ...] = ()) -> subprocess.Popen:
+    command = [sys.executable, *options, "-m", "launch.supervised", *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def run(*arguments: object) -> str:
+    process = start(*arguments)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0 and errors == "", errors
+    return output
+
+
+def refusal(*arguments: object, folder: Path = ROOT) -> str:
+    """The line that a mistake is answered with."""
+    process = start(*arguments, folder=folder)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 2 and output == ""
+    assert errors.startswith("error: ") and errors.count("\n") == 1, errors
+    return errors
+
+
+def curves(folder: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    return accumulator
+
+
+def wait_for(condition, *, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory) -> tuple[Path, int, str, str]:
+    """A run in one process that Ctrl-C came to: the experiment's folder, exit status, output and errors."""
+    folder = tmp_path_factory.mktemp("runs") / "polynomials"
+    process = start(
+        *TINY, "--layer", "film", "--first-seed", 5, "--steps", STEPS, "--checkpoint-seconds", 0.01,
+        "--run-dir", folder,
+    )  # fmt: skip
+    wait_for(lambda: list_checkpoints(folder / "film-seed5" / "checkpoints") or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    output, errors = process.communicate(timeout=60)
+    return folder, process.returncode, output, errors
+
+
+@pytest.fixture(scope="module")
+def finished(stopped) -> tuple[Path, int, str]:
+    """The same run after --resume: the experiment's folder, the step it went on from, and what was printed."""
+    folder = stopped[0]
+    step = load_newest(folder / "film-seed5" / "checkpoints", warn=pytest.fail).step
+    return folder, step, run("--resume", folder)
+
+
+def result_of(run: Path) -> dict:
+    return json.loads((run / "result.json").read_text())
+
+
+def test_ctrl_c_ends_a_run_with_status_130_a_checkpoint_and_the_command_to_go_on_with(stopped):
+    folder, status, output, errors = stopped
+    assert status == 130 and errors == ""
+    assert output.splitlines()[-1] == f"stopped; continue with python -m launch.supervised --resume {folder}"
+
+
+def test_resume_finishes_a_run_from_where_it_was_stopped(finished):
+    folder, step, output = finished
+    assert 0 < step < STEPS and "stopped" not in output
+    first, second = sorted((folder / "film-seed5").glob("events.*"), key=lambda file: file.stat().st_mtime)
+    for file, begin, end in ((first, 100, step), (second, step + 100, STEPS)):
+        steps = [point.step for point in curves(file).Scalars("losses/task")]
+        assert steps == [each for each in RECORDS if begin <= each <= end]
+
+
+def test_a_run_ends_with_a_table_of_its_layer_parameters_and_metric(finished):
+    folder, _, output = finished
+    result = result_of(folder / "film-seed5")
+    assert f"tensorboard --logdir {folder}" in output
+    *_, head, row = output.splitlines()
+    assert head.split("  ")[0] == "layer" and "parameters" in head and "mse at the end" in head
+    # GRU: 3 gates of 2 + 4 inputs and two biases for 4 units; output and modulation: 5 and 2 x 5
+    assert row.split()[:3] == ["film", str(3 * 4 * (2 + 4 + 2) + 5 + 10), "1"]
+    assert f"{result['final']:.5g} ± 0" in row and f"{result['best']:.5g}" in row
+
+
+def test_a_result_says_what_was_run_what_it_came_to_and_with_which_software(finished):
+    folder, *_ = finished
+    result = result_of(folder / "film-seed5")
+    assert result["label"] == "film" and result["seed"] == 5
+    assert result["metric"] == "mse" and result["larger_is_better"] is False
+    assert result["steps"] == STEPS and [step for step, _ in result["curve"]] == RECORDS
+    metrics = [metric for _, metric in result["curve"]]
+    assert result["final"] == metrics[-1] and result["best"] == min(metrics) > 0
+    assert result["best_step"] == result["curve"][metrics.index(min(metrics))][0]
+    assert result["parameters"] == 111 and result["seconds"] > 0 and result["device"] == "cpu"
+    config = SupervisedConfig.from_dict(result["config"])
+    assert (config.layer, config.network, config.seed) == ("film", "gru", 5)
+    assert (config.hidden, config.points, config.batch_size, config.steps) == (4, 5, 2, STEPS)
+    assert config.film.hidden is None  # the paper's
+    software = result["software"]
+    assert software["python"] == platform.python_version() and software["torch"] == torch.__version__
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    commit = software["commit"] and software["commit"].removesuffix("-dirty")
+    assert git.stdout.startswith(commit) if git.returncode == 0 else commit is None
+
+
+def test_a_run_folder_holds_its_settings_its_curves_and_its_last_state(finished):
+    folder, *_ = finished
+    run = folder / "film-seed5"
+    described = json.loads((run / "config.json").read_text())
+    assert described["supervised"] == result_of(run)["config"]
+    written = curves(run)
+    tags = {"charts/mse", "losses/task", "losses/extra", "charts/samples_per_second", "charts/learning_rate"}
+    assert set(written.Tags()["scalars"]) == tags
+    for tag in tags:
+        assert [point.step for point in written.Scalars(tag)] == RECORDS
+    values = [point.value for point in written.Scalars("charts/mse")]
+    assert values == [pytest.approx(metric) for _, metric in result_of(run)["curve"]]
+    assert all(point.value > 0 for point in written.Scalars("charts/samples_per_second"))
+    assert load_newest(run / "checkpoints", warn=pytest.fail).step == STEPS
+
+
+def test_the_finished_runs_of_an_experiment_are_a_table_for_other_programs(finished):
+    folder, *_ = finished
+    with (folder / "results.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    result = result_of(folder / "film-seed5")
+    for column in ("label", "seed", "metric", "final", "best", "best_step", "parameters", "steps", "device"):
+        assert row[column] == str(result[column])
+
+
+def test_a_finished_experiment_has_nothing_to_resume_and_its_run_is_not_overwritten(finished):
+    folder, *_ = finished
+    before = (folder / "film-seed5" / "result.json").read_bytes()
+    assert "all of its 1 runs are finished" in refusal("--resume", folder)
+    line = refusal(*TINY, "--layer", "film", "--first-seed", 5, "--steps", 9, "--run-dir", folder)
+    assert f"there is such a run already; go on with it by --resume {folder}" in line
+    assert (folder / "film-seed5" / "result.json").read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_ends_the_command_with_status_1_and_its_step(tmp_path):
+    raw = ("--scale", "raw", "--optimizer", "sgd", "--learning-rate", "1e17", "--steps", 50)
+    process = start(*TINY, "--layer", "mlp", *raw, "--run-dir", tmp_path / "experiment")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.startswith("error: mlp-seed1: the loss became inf at step ") and errors.count("\n") == 1
+
+
+NOT_A_FOLDER = sys.executable
+MISTAKES = {
+    "no task": ([], "no task given; name one of mnist, cifar10, cifar100, polynomials, algorithms"),
+    "unknown task": (["polynomal"], "--task 'polynomal' is not known; .* (did you mean polynomials?)"),
+    "unknown network": (["cifar10", "--network", "lennet"], "--network 'lennet' .* (did you mean lenet?)"),
+    "network of another task": (
+        ["mnist", "--network", "gru"],
+        "--network gru cannot learn mnist; its networks are linear, mlp",
+    ),
+    "unknown layer": (["mnist", "--layer", "neurocodr"], "--layer 'neurocodr' .* (did you mean neurocoder?)"),
+    "unknown preset": (
+        ["polynomials", "--preset", "multistep"],
+        "--preset 'multistep' .* (did you mean multi-step?)",
+    ),
+    "unknown preset for a plain layer": (
+        ["polynomials", "--layer", "mlp", "--preset", "multistep"],
+        "--preset 'multistep' is not known",
+    ),
+    "preset of a task without": (["algorithms", "--preset", "multi-step"], "--preset multi-step: algorithms"),
+    "epochs without a data set": (["polynomials", "--epochs", "3"], "--epochs: polynomials draws fresh data"),
+    "NaN learning rate": (["polynomials", "--learning-rate", "nan"], "--learning-rate is nan"),
+    "no seeds": (["polynomials", "--seeds", "0"], "--seeds is 0; it must be at least 1"),
+    "seeds too large": (["polynomials", "--first-seed", "4294967296"], "--first-seed is 4294967296"),
+    "checkpoints all the time": (["polynomials", "--checkpoint-seconds", "0"], "--checkpoint-seconds is 0.0"),
+    "unknown device": (["polynomials", "--device", "gpu"], "--device 'gpu' is not known"),
+    "data folder that is a file": (
+        ["mnist", "--data-dir", NOT_A_FOLDER],
+        f"{NOT_A_FOLDER}: cannot be used as data folder .* name a folder",
+    ),
+    "resume of nothing": (["--resume", "nowhere"], "--resume nowhere: not a folder of runs"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_answered_in_one_line_with_status_2_and_leaves_nothing_behind(
+    arguments, message, tmp_path
+):
+    line = refusal(*arguments, folder=tmp_path)
+    position = 0
+    for part in message.split(" .* "):
+        assert part in line[position:], line
+        position = line.index(part, position)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_data_folder_of_the_environment_that_cannot_be_used_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEUROCODER_DATA", NOT_A_FOLDER)
+    line = refusal("cifar10", "--layer", "mlp", folder=tmp_path)
+    assert f"{NOT_A_FOLDER}: cannot be used as data folder" in line and "NEUROCODER_DATA" in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ('{"a3c": {}}', "it has no 'supervised'"),
+        ('{"supervised": {"task": "mnist"', "Expecting"),
+        ('{"supervised": {"invented": 1}}', "it has no 'neurocoder'"),
+    ],
+)
+def test_a_folder_with_runs_of_another_kind_is_not_resumed_and_left_as_it_is(settings, reason, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(settings)
+    line = refusal("--resume", tmp_path)
+    assert f"--resume {tmp_path}: run/config.json cannot be used" in line and reason in line
+    assert [path.name for path in tmp_path.rglob("*")] == ["run", "config.json"]
+
+
+def test_a_mistake_is_found_before_torch_or_ray_is_imported(tmp_path):
+    process = start("mnist", "--layer", "neurocodr", folder=tmp_path, options=("-X", "importtime"))
+    _, errors = process.communicate(timeout=60)
+    lines = [line for line in errors.splitlines() if line.startswith("import time:")]
+    imported = {line.split("|")[-1].strip() for line in lines}
+    assert {"tyro", "agents.supervised.presets"} <= imported  # the list is a list of imports
+    assert not imported & {"torch", "ray", "tensorboard"}
