@@ -42,8 +42,8 @@ class ContinualSettings(LayerSettings):
     """Width of the hidden layers (256 by the paper's Table 7; the released scripts and the benchmark have 400)."""
     bias: bool = False
     """Biases in the hidden layers (none in the released code; the benchmark has them)."""
-    plain_heads: bool = False
-    """Make the heads plain affine layers, whatever the hidden layers are."""
+    adapt: Literal["all", "hidden", "heads"] = "all"
+    """Which layers are of the chosen kind; the others are plain. The paper's parameter count fits all."""
     epochs: int = 4
     """Passes over the images of each task."""
     batch_size: int = 128
@@ -59,6 +59,7 @@ class ContinualSettings(LayerSettings):
         """ValueError, in one line, for the first field out of range."""
         for name in ("hidden", "epochs", "batch_size"):
             check_at_least(name, getattr(self, name), 1)
+        check_choice("adapt", self.adapt, ("all", "hidden", "heads"))
         check_positive("learning_rate", self.learning_rate)
         check_not_negative("strength", self.strength)
         super().check()

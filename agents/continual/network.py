@@ -43,12 +43,19 @@ def build_network(config: ContinualConfig, features: int, classes: int, heads: i
     Split MNIST has two hidden layers, Split CIFAR three (Table 7). Plain heads have a bias, other layers only if the config
     says so.
     """
-    hidden_layer = layer_factory(config.layer, config, bias=config.bias)
-    plain = config.layer == "mlp" or config.plain_heads
-    head = layer_factory("mlp", config) if plain else hidden_layer
+    chosen, plain = (
+        layer_factory(config.layer, config, bias=config.bias),
+        layer_factory("mlp", config, bias=config.bias),
+    )
+    adapted_head = config.layer != "mlp" and config.adapt != "hidden"
     depth = 2 if config.benchmark == "split-mnist" else 3
-    widths = (features, *[config.hidden] * depth)
-    return MultiHeadMLP(widths, classes, heads, hidden_layer=hidden_layer, head=head)
+    return MultiHeadMLP(
+        (features, *[config.hidden] * depth),
+        classes,
+        heads,
+        hidden_layer=plain if config.adapt == "heads" else chosen,
+        head=chosen if adapted_head else layer_factory("mlp", config),
+    )
 
 
 def flatten(network: nn.Module) -> Tensor:

@@ -85,30 +85,13 @@ class SupervisedTraining:
         every = self.task.evaluate_every
         evaluation = min((self.step // every + 1) * every, self.task.steps)
         end = min(self.step + RECORD_EVERY, evaluation)
-        started, first, inputs = time.perf_counter(), self.step, 0
-        task_losses, extra_losses = [], []
-        self.network.train()
-        for step in range(first, end):
-            learning_rate = self._set_learning_rate(step)
-            # So the layers' noise, too, depends on seed and step alone. (`torch.manual_seed` asks every kind of device: 0.3 ms.)
-            seed = mixed_seed("noise", self.config.seed, step)
-            torch.default_generator.manual_seed(seed)
-            if self.device.type == "cuda":
-                torch.cuda.manual_seed(seed)
-            x, targets = self.task.batch(step)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-                outputs = self.network(x)
-            loss = self.task.loss(outputs.float(), targets)
-            extra = auxiliary_loss(self.network)
-            self.optimizer.zero_grad(set_to_none=True)
-            (loss + extra.to(loss.device)).backward()
-            if self.config.gradient_value_clip is not None:
-                nn.utils.clip_grad_value_(self.network.parameters(), self.config.gradient_value_clip)
-            self.optimizer.step()
-            task_losses.append(loss.detach())
-            extra_losses.append(extra.detach())
-            inputs += len(x)
-        self.step = end
+        started, first = time.perf_counter(), self.step
+        task_losses, extra_losses, inputs = [], [], 0
+        while self.step < end:
+            loss, extra, count = self.train_step()
+            task_losses.append(loss)
+            extra_losses.append(extra)
+            inputs += count
         losses = {"task": torch.stack(task_losses), "extra": torch.stack(extra_losses)}
         self._check_finite(first, losses["task"])
         seconds = time.perf_counter() - started
@@ -118,9 +101,31 @@ class SupervisedTraining:
             step=end,
             losses={name: of_steps.mean().item() for name, of_steps in losses.items()},
             metric=self._evaluate() if end == evaluation else None,
-            learning_rate=learning_rate,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
             samples_per_second=inputs / seconds,
         )
+
+    def train_step(self) -> tuple[Tensor, Tensor, int]:
+        """One step of the optimiser: the task's loss, the layers' extra losses, and how many inputs they are of."""
+        self.network.train()
+        self._set_learning_rate()
+        # So the layers' noise, too, depends on seed and step alone. (`torch.manual_seed` asks every kind of device: 0.3 ms.)
+        seed = mixed_seed("noise", self.config.seed, self.step)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        x, targets = self.task.batch(self.step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            outputs = self.network(x)
+        loss = self.task.loss(outputs.float(), targets)
+        extra = auxiliary_loss(self.network)
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss + extra.to(loss.device)).backward()
+        if self.config.gradient_value_clip is not None:
+            nn.utils.clip_grad_value_(self.network.parameters(), self.config.gradient_value_clip)
+        self.optimizer.step()
+        self.step += 1
+        return loss.detach(), extra.detach(), len(x)
 
     def snapshot(self) -> Snapshot:
         """The state between two steps. A run that goes on from it takes the same steps; its first record of a
@@ -133,12 +138,11 @@ class SupervisedTraining:
             optimizer_state(self.optimizer),
         )
 
-    def _set_learning_rate(self, step: int) -> float:
-        drops = sum(step >= share * self.task.steps for share in (0.5, 0.75)) if self.config.step_decay else 0
-        learning_rate = self.config.learning_rate / 10**drops
+    def _set_learning_rate(self) -> None:
+        shares = (0.5, 0.75) if self.config.step_decay else ()
+        drops = sum(self.step >= share * self.task.steps for share in shares)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        return learning_rate
+            group["lr"] = self.config.learning_rate / 10**drops
 
     def _check_finite(self, first: int, losses: Tensor) -> None:
         wrong = (~losses.isfinite()).nonzero()

@@ -16,6 +16,7 @@ from neurocoder import NeurocoderLinear, OutputLayer, auxiliary_loss, output_lay
 from neurocoder.networks.conv_lstm import ConvLSTM
 from neurocoder.networks.gru import GRURegressor
 from neurocoder.networks.mlp import MLP
+from neurocoder.networks.ntm import NTM
 from tests.benchmarks.measure import Step, compare, machine
 
 SPLIT_MNIST = output_layer("neurocoder", slots=50, key_dim=5, heads=10, residual=False)
@@ -97,8 +98,8 @@ def a3c_update(device: str) -> dict[str, Step]:
 
         return training_step(network, loss)
 
-    hypernet = output_layer("hypernet", scale="elements", hidden=64)
-    return {"mlp": step(nn.Linear), "neurocoder": step(ATARI), "hypernet": step(hypernet)}
+    hypernet, film = output_layer("hypernet", scale="elements", hidden=64), output_layer("film", hidden=64)
+    return {"mlp": step(nn.Linear), "neurocoder": step(ATARI), "hypernet": step(hypernet), "film": step(film)}
 
 
 def polynomials(device: str) -> dict[str, Step]:
@@ -113,8 +114,24 @@ def polynomials(device: str) -> dict[str, Step]:
         "mlp": step(32, nn.Linear),
         "neurocoder, single-step": step(16, POLYNOMIALS["single_step"]),
         "neurocoder, multi-step": step(8, POLYNOMIALS["multi_step"]),
-        "hypernet": step(28, output_layer("hypernet")),
-        "film": step(32, output_layer("film")),
+        "hypernet": step(28, output_layer("hypernet", hidden=None)),
+        "film": step(32, output_layer("film", hidden=None)),
+    }
+
+
+def algorithms(device: str) -> dict[str, Step]:
+    """An NTM over 64 sequences of 60 steps, controller widths of the paper's Table 7."""
+    x, y = torch.randn(64, 60, 10, device=device), torch.rand(64, 60, 8, device=device)
+
+    def step(hidden: int, layer: OutputLayer) -> Step:
+        network = NTM(10, 8, hidden=hidden, output_layer=layer).to(device)
+        return training_step(network, lambda: F.binary_cross_entropy_with_logits(network(x), y))
+
+    return {
+        "mlp": step(250, nn.Linear),
+        "neurocoder": step(200, output_layer("neurocoder", slots=30, key_dim=5, heads=5)),
+        "hypernet": step(200, output_layer("hypernet", hidden=64)),
+        "film": step(205, output_layer("film", hidden=64)),
     }
 
 
@@ -145,7 +162,11 @@ def saved_memory(device: str) -> dict[str, float]:
 
 
 CASES = dict(
-    split_mnist=split_mnist, single_layer=single_layer, a3c_update=a3c_update, polynomials=polynomials
+    split_mnist=split_mnist,
+    single_layer=single_layer,
+    a3c_update=a3c_update,
+    polynomials=polynomials,
+    algorithms=algorithms,
 )
 
 

@@ -9,7 +9,7 @@ MISTAKES = {
     "unknown game": (["launch.train", "--env", "Seaqest"], "near names: Seaquest"),
     "random frame skip": (["launch.train", "--env", "Seaquest-v4"], "ALE/<Game>-v5"),
     "unknown head": (["launch.train", "--head", "neurocodr"], "did you mean neurocoder?"),
-    "negative workers": (["launch.train", "--workers", "-1"], "--workers is -1; it must be at least 0"),
+    "negative workers": (["launch.train", "--workers", "-1"], "--workers is -1; it must be 0 or more"),
     "no games": (["launch.train", "--envs-per-worker", "0"], "--envs-per-worker is 0"),
     "no steps": (["launch.train", "--total-steps", "0"], "--total-steps is 0"),
     "zero learning rate": (
