@@ -9,10 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agents.errors import TrainingError
 from launch.command_line import Interruption
 from launch.run_folder import write_json_atomically
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
 Tell = Callable[[str], bool]
 """Takes a run's progress line; true if the run shall write its last checkpoint and return."""
@@ -122,7 +126,7 @@ def run_on_ray(
         ray.shutdown()
 
 
-def run_as_task(execute: Execute, run: Path, mailbox: "ray.actor.ActorHandle") -> str | None:  # type: ignore[name-defined]  # noqa: F821
+def run_as_task(execute: Execute, run: Path, mailbox: "ActorHandle") -> str | None:
     """In a Ray worker: the error of a run that failed."""
     import ray
     import torch
