@@ -18,7 +18,7 @@ from agents.continual.config import BENCHMARKS, ContinualConfig, ContinualSettin
 from agents.layer_settings import check_at_least, check_known
 from envs.images import data_folder, ensure_files
 from launch.command_line import fail
-from launch.experiment import Placement, carry_out, make_runs, unfinished_runs
+from launch.experiment import Placement, carry_out, make_runs, resumed_runs
 from launch.run_folder import default_run_path
 
 PROGRAM = "python -m launch.continual"
@@ -52,7 +52,8 @@ def main() -> None:
     placement = arguments.placement
     try:
         if placement.resume is not None:
-            experiment, runs = placement.resume, unfinished_runs(placement.resume)
+            experiment = placement.resume
+            runs = resumed_runs(experiment, lambda run: ContinualConfig.from_dict(run["continual"]).check())
         else:
             experiment, runs = new_runs(arguments, sys.argv[1:])
     except ValueError as error:
@@ -98,6 +99,9 @@ def expand(arguments: Arguments, argv: list[str]) -> list[tuple[str, ContinualCo
     check_at_least("seeds", arguments.seeds, 1)
     check_at_least("first_seed", arguments.first_seed, 0)
     check_at_least("together", arguments.together, 1)
+    # Of a larger one torch's generator on the CPU ignores the upper bits.
+    if arguments.first_seed + arguments.seeds > 2**32:
+        raise ValueError(f"--first-seed is {arguments.first_seed}; seeds must be below 2^32")
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     configs = []
     for layer in dict.fromkeys(arguments.layer.split(",")):

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ def load_stream(config: ContinualConfig, data: Path, device: torch.device) -> tu
 
 
 def cifar_features(name: str, data: Path, device: torch.device) -> tuple[Split, Split, str]:
-    """Features of a CIFAR data set, from the cache or computed, and in words what they are."""
+    """Features of a CIFAR data set, from the cache or computed, and in words what they are. ValueError as `load_stream`."""
     extractor = find_extractor(data)
     parts = images.load(name, data)
     digest = hashlib.sha256(extractor.sha256.encode())
@@ -73,7 +74,11 @@ def cifar_features(name: str, data: Path, device: torch.device) -> tuple[Split, 
             )
             for which, part in zip(("train", "test"), parts, strict=True)
         }
-        save_checkpoint(folder, 0, {"features": features}, {"extractor": extractor.name, "data": name})
+        try:
+            save_checkpoint(folder, 0, {"features": features}, {"extractor": extractor.name, "data": name})
+        except OSError as error:
+            reason = f"cannot be written ({error}); name another cache folder by XDG_CACHE_HOME"
+            raise ValueError(f"{folder}: {reason}") from error
     train, test = (
         Split(features[which].to(device), part.labels.to(device))
         for which, part in zip(("train", "test"), parts, strict=True)
@@ -90,8 +95,11 @@ def find_extractor(data: Path) -> Extractor:
     official, trunk = data / "resnet18" / OFFICIAL, data / "resnet18" / TRUNK
     if trunk.is_file() and not official.is_file():
         to_layer3 = ResNet18Trunk()
-        with np.load(trunk, allow_pickle=False) as arrays:
-            to_layer3.load_folded(arrays)
+        try:
+            with np.load(trunk, allow_pickle=False) as arrays:
+                to_layer3.load_folded(arrays)
+        except (OSError, EOFError, ValueError, RuntimeError, BadZipFile) as error:
+            raise ValueError(f"{trunk}: is damaged ({error}); remove it or put it there again") from error
         return Extractor("ResNet-18 trunk to layer3, 256 features", _frozen(to_layer3), _sha256(trunk))
     if not official.is_file():
         try:

@@ -33,7 +33,9 @@ def prepare(path: Path) -> None:
     described = json.loads((path / "config.json").read_text())
     data_set = BENCHMARKS[described["continual"]["benchmark"]]
     if data_set != "mnist":
-        cifar_features(data_set, Path(described["data"]), torch.device(described["device"]))
+        # The runs' device may be another machine's.
+        device = torch.device(described["device"] if torch.cuda.is_available() else "cpu")
+        cifar_features(data_set, Path(described["data"]), device)
 
 
 def execute(path: Path, tell: Tell) -> None:

@@ -6,6 +6,7 @@ runs/polynomials-gru-20260131-142501/
   results.csv           all finished runs
 """
 
+import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -69,6 +70,24 @@ def unfinished_runs(experiment: Path) -> list[Path]:
     if not left:
         raise ValueError(f"--resume {experiment}: all of its {len(runs)} runs are finished")
     return left
+
+
+def resumed_runs(experiment: Path, read: Callable[[dict[str, Any]], object]) -> list[Path]:
+    """`unfinished_runs`. ValueError, too, if one of them is not of the command that asks.
+
+    Args:
+        read: takes what is in a run's config.json; ValueError, KeyError or TypeError if it is not what it should be.
+    """
+    runs = unfinished_runs(experiment)
+    for run in runs:
+        try:
+            read(json.loads((run / "config.json").read_text()))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise ValueError(
+                f"--resume {experiment}: {run.name}/config.json cannot be used ({reason})"
+            ) from error
+    return runs
 
 
 def carry_out(

@@ -29,27 +29,40 @@ GRACE = 60.0  # seconds that runs have to stop
 
 
 class Board:
-    """One line a run: rewritten in place on a terminal, and now and then below each other elsewhere."""
+    """One line a run. On a terminal those at work are rewritten in place, below the ended ones; elsewhere each is repeated now
+    and then."""
 
     def __init__(self, runs: Sequence[Path]):
         self.width = max(len(run.name) for run in runs)
-        self.lines = {run.name: "waiting" for run in runs}
+        self.waiting = len(runs)
+        self.working: dict[str, str] = {}
+        self.ended: list[str] = []  # lines not yet printed
         self.live = sys.stdout.isatty()
-        self.drawn = False
+        self.drawn = 0  # lines at the end of the terminal that are rewritten
         self.shown = -float("inf")
 
-    def show(self, lines: dict[str, str], *, now: bool = False) -> None:
-        """Takes the runs' latest lines, and shows all of them when it is time."""
-        self.lines |= lines
-        if not now and time.monotonic() - self.shown < (1.0 if self.live else 30.0):
-            return
+    def update(self, lines: dict[str, str]) -> None:
+        """Takes the latest lines of runs at work, and shows them when it is time."""
+        self.waiting -= len(lines.keys() - self.working.keys())
+        self.working |= lines
+        if time.monotonic() - self.shown >= (1.0 if self.live else 30.0):
+            self._show()
+
+    def end(self, name: str, how: str) -> None:
+        """A run has ended: done, stopped or failed."""
+        if name not in self.working:
+            self.waiting -= 1
+        self.ended.append(f"{name:{self.width}}  {how:7}  {self.working.pop(name, '')}".rstrip())
+        self._show()
+
+    def _show(self) -> None:
         self.shown = time.monotonic()
-        text = "\n".join(f"{name:{self.width}}  {line}" for name, line in self.lines.items())
-        if self.live:
-            up = f"\x1b[{len(self.lines)}A" if self.drawn else ""
-            text = up + "\n".join(f"\x1b[2K{line}" for line in text.split("\n"))
-        print(text, flush=True)
-        self.drawn = True
+        if self.live and self.drawn:
+            print(f"\x1b[{self.drawn}A\x1b[J", end="")
+        lines = [f"{name:{self.width}}  {line}" for name, line in self.working.items()]
+        lines += [f"{self.waiting} waiting"] if self.waiting else []
+        print("\n".join(self.ended + lines), flush=True)
+        self.drawn, self.ended = len(lines), []
 
 
 def run_here(runs: Sequence[Path], execute: Execute, interruption: Interruption) -> dict[str, str]:
@@ -59,16 +72,23 @@ def run_here(runs: Sequence[Path], execute: Execute, interruption: Interruption)
     for run in runs:
 
         def tell(line: str, name: str = run.name) -> bool:
-            board.show({name: line})
+            board.update({name: line})
             return interruption.signal is not None
 
-        if failure := attempt(execute, run, tell):
+        failure = attempt(execute, run, tell)
+        if failure is not None:
             failures[run.name] = failure
+        board.end(run.name, ending(failure, interruption))
         if interruption.signal is not None:
             break
-        board.show({run.name: f"failed: {failures[run.name]}" if run.name in failures else "done"})
-    board.show({}, now=True)
     return failures
+
+
+def ending(failure: str | None, interruption: Interruption) -> str:
+    """In a word, how a run has ended."""
+    if failure is not None:
+        return "failed"
+    return "done" if interruption.signal is None else "stopped"
 
 
 def run_on_ray(
@@ -101,7 +121,7 @@ def run_on_ray(
         board, failures, deadline = Board(runs), {}, float("inf")
         while running and time.monotonic() < deadline:
             done, _ = ray.wait(list(running), timeout=1.0)
-            board.show(ray.get(mailbox.read.remote()))
+            board.update(ray.get(mailbox.read.remote()))
             for reference in done:
                 run = running.pop(reference)
                 try:
@@ -110,17 +130,15 @@ def run_on_ray(
                     failure = str(error).strip().splitlines()[-1]
                 if failure is not None:
                     failures[run.name] = failure
-                stopped = interruption.signal is not None
-                line = f"failed: {failure}" if failure else "stopped" if stopped else "done"
-                ray.get(mailbox.tell.remote(run.name, line))
+                ray.get(mailbox.forget.remote(run.name))
+                board.end(run.name, ending(failure, interruption))
             if interruption.signal is not None and deadline == float("inf"):
                 deadline = time.monotonic() + GRACE
                 ray.get(mailbox.ask_to_stop.remote())
-                for reference, run in list(running.items()):  # those not begun yet
-                    if board.lines[run.name] == "waiting":
+                for reference, run in list(running.items()):
+                    if run.name not in board.working:  # not begun yet
                         ray.cancel(reference)
                         del running[reference]
-        board.show(ray.get(mailbox.read.remote()), now=True)
         return failures
     finally:
         ray.shutdown()
@@ -159,6 +177,10 @@ class Mailbox:
 
     def read(self) -> dict[str, str]:
         return self.lines
+
+    def forget(self, name: str) -> None:
+        """A run has ended."""
+        self.lines.pop(name, None)
 
     def ask_to_stop(self) -> None:
         self.stop = True

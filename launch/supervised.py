@@ -7,7 +7,6 @@ given are the paper's for the task, network and layer at hand. Ctrl-C or SIGTERM
 continues those that are not finished.
 """
 
-import json
 import sys
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from agents.supervised.config import IMAGES, NETWORKS, SupervisedConfig, Supervi
 from agents.supervised.presets import preset
 from envs.images import data_folder, ensure_files
 from launch.command_line import fail
-from launch.experiment import Placement, carry_out, make_runs, unfinished_runs
+from launch.experiment import Placement, carry_out, make_runs, resumed_runs
 from launch.run_folder import default_run_path
 
 PROGRAM = "python -m launch.supervised"
@@ -58,7 +57,8 @@ def main() -> None:
     placement = arguments.placement
     try:
         if placement.resume is not None:
-            experiment, runs = placement.resume, resumed_runs(placement.resume)
+            experiment = placement.resume
+            runs = resumed_runs(experiment, lambda run: SupervisedConfig.from_dict(run["supervised"]))
         else:
             experiment, runs = new_runs(arguments, sys.argv[1:])
     except ValueError as error:
@@ -68,20 +68,6 @@ def main() -> None:
     from launch.supervised_run import execute
 
     raise SystemExit(carry_out(placement, experiment, runs, execute, program=PROGRAM, conclude=conclude))
-
-
-def resumed_runs(experiment: Path) -> list[Path]:
-    """The unfinished runs of a folder. ValueError, too, if one of them is not of this command."""
-    runs = unfinished_runs(experiment)
-    for run in runs:
-        try:
-            SupervisedConfig.from_dict(json.loads((run / "config.json").read_text())["supervised"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = f"it has no {error}" if isinstance(error, KeyError) else error
-            raise ValueError(
-                f"--resume {experiment}: {run.name}/config.json cannot be used ({reason})"
-            ) from error
-    return runs
 
 
 def new_runs(arguments: Arguments, argv: list[str]) -> tuple[Path, list[Path]]:

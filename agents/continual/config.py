@@ -4,7 +4,7 @@ Nothing heavy is imported here, so that a command line can be checked at once.
 """
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from agents.layer_settings import (
     LayerSettings,
@@ -96,6 +96,11 @@ class ContinualConfig(ContinualSettings):
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`, also by way of JSON, which has lists for tuples. KeyError, TypeError for other fields."""
+        return super().from_dict(fields | {"seeds": tuple(fields["seeds"])})
 
 
 def preset(benchmark: str, *, scenario: str, method: str, layer: str) -> ContinualConfig:
