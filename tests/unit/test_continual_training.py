@@ -450,7 +450,7 @@ def test_a_learning_rate_that_is_far_too_large_ends_training_with_seed_task_and_
 
 def test_the_first_seed_that_sees_a_damaged_image_is_named_with_its_task_and_step(monkeypatch):
     monkeypatch.setattr(module, "CHECK_EVERY", 3)
-    config, tasks = small(seeds=(5, 6, 7, 8)), stream()
+    config, tasks = small(seeds=(6, 8, 3, 1)), stream()
     damaged = tasks.tasks[1].train.x.clone()
     damaged[10] = float("nan")
     task = tasks.tasks[1]._replace(train=tasks.tasks[1].train._replace(x=damaged))
@@ -463,4 +463,4 @@ def test_the_first_seed_that_sees_a_damaged_image_is_named_with_its_task_and_ste
     with pytest.raises(TrainingError) as failure:
         training.train_task()
     assert str(failure.value) == f"the loss of seed {seed} became nan in task 2 at step {first}"
-    assert len(set(steps)) > 1
+    assert 1 < first < max(steps) and seed != config.seeds[0]
