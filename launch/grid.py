@@ -146,11 +146,14 @@ def run_on_ray(
 
 def run_as_task(execute: Execute, run: Path, mailbox: "ActorHandle") -> str | None:
     """In a Ray worker: the error of a run that failed."""
-    import ray
     import torch
 
+    def tell(line: str) -> bool:
+        # Not by ray.get: a task that waits there lends its core, and another one would begin on it.
+        return mailbox.tell.remote(run.name, line).future().result()
+
     torch.set_num_threads(1)
-    return attempt(execute, run, lambda line: ray.get(mailbox.tell.remote(run.name, line)))
+    return attempt(execute, run, tell)
 
 
 def attempt(execute: Execute, run: Path, tell: Tell) -> str | None:

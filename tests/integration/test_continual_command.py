@@ -1,7 +1,9 @@
 """`python -m launch.continual` as a person types it: runs on Ray and their tables, Ctrl-C, kill and --resume, mistakes, CIFAR's features."""
 
+import contextlib
 import csv
 import gzip
+import io
 import json
 import os
 import random
@@ -27,6 +29,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents.continual.config import ContinualConfig, preset
 from envs import images
 from launch.checkpoints import list_checkpoints, load_newest
+from launch.continual import main
 from launch.continual_data import OFFICIAL, TRUNK, cifar_features, load_stream
 from launch.continual_results import conclude
 from launch.continual_run import execute, prepare
@@ -48,8 +51,8 @@ def start(
     )  # fmt: skip
 
 
-def run(*arguments: object, **environment: str) -> str:
-    process = start(*arguments, **environment)
+def finished(process: subprocess.Popen) -> str:
+    """What a command that succeeds has printed."""
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0 and "Traceback" not in errors and "error:" not in errors, errors
     return output
@@ -62,6 +65,25 @@ def refusal(*arguments: object, folder: Path = ROOT, **environment: str) -> str:
     assert process.returncode == 2 and output == ""
     assert errors.startswith("error: ") and errors.count("\n") == 1, errors
     return errors
+
+
+def in_this_process(*arguments: object) -> tuple[int, str, str]:
+    """The command's exit status, output and errors, without the seconds that imports take."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    output, errors = io.StringIO(), io.StringIO()
+    try:
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(errors),
+            pytest.raises(SystemExit) as ended,
+        ):
+            patch.setattr(sys, "argv", ["continual", *map(str, arguments)])
+            main()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return ended.value.code, output.getvalue(), errors.getvalue()
 
 
 def wait_for(condition, *, seconds: float = 120) -> None:
@@ -100,18 +122,133 @@ def digits(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def grid_command(digits, tmp_path_factory) -> tuple[Path, subprocess.Popen]:
+    """Eight runs, on Ray: their folder, and the process, which is at work while other tests go on."""
+    folder = tmp_path_factory.mktemp("runs") / "grid"
+    return folder, start(
+        "split-mnist", "--layer", "mlp,lowrank", "--method", "adam,l2", "--seeds", 2, "--epochs", 1, "--hidden", 8,
+        "--scenario", "domain", "--batch-size", 20, "--device", "cpu", "--data-dir", digits, "--run-dir", folder,
+    )  # fmt: skip
+
+
+# one run, killed and stopped
+
+
+STEPS = 15 * 10  # of a task: 60 images, 4 a step, 10 epochs
+
+
+@dataclass
+class Broken:
+    """A run of two seeds in one process: killed, resumed, stopped by Ctrl-C, resumed, finished."""
+
+    folder: Path
+    tasks: list[int]
+    """Done when it was killed, and when it had stopped."""
+    stopped: tuple[int, str, str]
+    """Exit status, output and errors."""
+    last: str
+    """What was printed at last."""
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "mlp-si-seed1-2"
+
+
+@pytest.fixture(scope="module")
+def broken(grid_command, digits, tmp_path_factory) -> Broken:
+    folder = tmp_path_factory.mktemp("runs") / "broken"
+    checkpoints = folder / "mlp-si-seed1-2" / "checkpoints"
+
+    def task() -> int:
+        return load_newest(checkpoints, warn=pytest.fail).step
+
+    process = start(
+        "split-mnist", "--layer", "mlp", "--method", "si", "--seeds", 2, "--together", 2, "--epochs", 10,
+        "--batch-size", 4, "--hidden", 8, "--device", "cpu", "--data-dir", digits, "--run-dir", folder,
+    )  # fmt: skip
+    wait_for(lambda: list_checkpoints(checkpoints) or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    tasks = [task()]
+
+    process = start("--resume", folder)
+    later = [checkpoints / f"step-{number:012}" for number in range(tasks[0] + 1, 6)]
+    wait_for(lambda: any(path.exists() for path in later) or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    output, errors = process.communicate(timeout=60)
+    tasks.append(task())
+    return Broken(folder, tasks, (process.returncode, output, errors), finished(start("--resume", folder)))
+
+
+def test_ctrl_c_ends_a_run_with_status_130_and_the_command_to_go_on_with(broken):
+    status, output, errors = broken.stopped
+    assert status == 130 and errors == ""
+    last = output.splitlines()[-1]
+    assert last == f"stopped; continue with python -m launch.continual --resume {broken.folder}"
+
+
+def test_a_run_killed_or_stopped_loses_at_most_the_task_in_progress(broken):
+    first, second = broken.tasks
+    assert 1 <= first < second < 5
+    events = sorted(broken.run.glob("events.*"), key=lambda file: file.stat().st_mtime)
+    assert len(events) == 3
+    for file, done in zip(events, (0, first, second), strict=True):
+        assert steps(file, "losses/task")[0] == STEPS * done + 50
+    assert steps(events[1], "losses/task")[-1] >= STEPS * second
+
+
+def steps(path: Path, tag: str) -> list[int]:
+    """Of a folder with events, or of one file."""
+    accumulator = EventAccumulator(str(path))
+    accumulator.Reload()
+    return [point.step for point in accumulator.Scalars(tag)]
+
+
+def test_the_curves_of_a_broken_run_have_neither_a_gap_nor_a_jump_back(broken):
+    assert steps(broken.run, "losses/task") == list(range(50, 5 * STEPS + 1, 50))
+    assert steps(broken.run, "charts/average_accuracy") == [STEPS * task for task in range(1, 6)]
+    for task in range(1, 6):
+        assert steps(broken.run, f"accuracy/task_{task}") == [STEPS * t for t in range(task, 6)]
+
+
+def test_a_broken_run_comes_to_the_very_numbers_of_one_that_never_stopped(broken, tmp_path):
+    (path,) = make_runs(tmp_path, {"whole": json.loads((broken.run / "config.json").read_text())})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    execute(path, lambda line: False)
+    torch.set_num_threads(threads)
+    ours, theirs = result_of(broken.run), result_of(path)
+    for field in ("accuracy", "untrained", "seeds", "parameters", "config"):
+        assert ours[field] == theirs[field], field
+    assert len(ours["accuracy"]) == 2 and ours["accuracy"][0] != ours["accuracy"][1]
+    assert ours["seconds"] > 0
+    tensors = [load_newest(p / "checkpoints", warn=pytest.fail).tensors for p in (broken.run, path)]
+    for group in ("parameters", "optimizer", "regularizer"):
+        for name, tensor in tensors[0][group].items():
+            assert torch.equal(tensor, tensors[1][group][name]), name
+    assert broken.last.splitlines()[-1].split()[:3] == ["mlp-si", f"{ours['parameters']:,}", "2"]
+
+
+def test_a_finished_experiment_has_nothing_to_resume_and_its_run_is_not_overwritten(broken, digits):
+    before = (broken.run / "result.json").read_bytes()
+    assert "all of its 1 runs are finished" in refusal("--resume", broken.folder)
+    line = refusal(
+        "split-mnist", "--layer", "mlp", "--method", "si", "--seeds", 2, "--together", 2, "--data-dir", digits,
+        "--run-dir", broken.folder,
+    )  # fmt: skip
+    assert f"there is such a run already; go on with it by --resume {broken.folder}" in line
+    assert (broken.run / "result.json").read_bytes() == before
+
+
 # many runs, on Ray
 
 
 @pytest.fixture(scope="module")
-def grid(digits, tmp_path_factory) -> tuple[Path, str]:
-    """Eight runs: their folder, and what was printed."""
-    folder = tmp_path_factory.mktemp("runs") / "grid"
-    output = run(
-        "split-mnist", "--layer", "mlp,lowrank", "--method", "adam,l2", "--seeds", 2, "--epochs", 1, "--hidden", 8,
-        "--scenario", "domain", "--batch-size", 20, "--device", "cpu", "--data-dir", digits, "--run-dir", folder,
-    )  # fmt: skip
-    return folder, output
+def grid(grid_command) -> tuple[Path, str]:
+    """The eight runs at their end: their folder, and what was printed."""
+    folder, process = grid_command
+    return folder, finished(process)
 
 
 LABELS = ("lowrank-adam", "lowrank-l2", "mlp-adam", "mlp-l2")
@@ -226,21 +363,20 @@ def test_the_curves_are_a_picture_with_a_line_for_every_layer_and_method(grid):
 
 
 @pytest.fixture(scope="module")
-def with_failure(grid, digits, tmp_path_factory) -> tuple[Path, subprocess.Popen, str, str]:
-    """A third seed joins the runs, with a learning rate with which it cannot end: folder, process, output and errors."""
+def with_failure(grid, digits, tmp_path_factory) -> tuple[Path, int, str, str]:
+    """A third seed joins the runs, with a learning rate with which it cannot end: folder, exit status, output and errors."""
     folder = tmp_path_factory.mktemp("joined") / "grid"
     shutil.copytree(grid[0], folder)
-    process = start(
+    return folder, *in_this_process(
         "split-mnist", "--layer", "mlp", "--method", "adam", "--first-seed", 3, "--learning-rate", 1e30, "--hidden", 8,
         "--scenario", "domain", "--epochs", 1, "--batch-size", 20, "--device", "cpu", "--data-dir", digits,
         "--run-dir", folder,
     )  # fmt: skip
-    return folder, process, *process.communicate(timeout=120)
 
 
 def test_a_run_that_fails_ends_the_command_with_status_1_and_says_where_it_failed(with_failure):
-    folder, process, _, errors = with_failure
-    assert process.returncode == 1
+    folder, status, _, errors = with_failure
+    assert status == 1
     line = r"error: mlp-adam-seed3: (the loss of seed 3 became (nan|inf) in task 1 at step [23])\n"
     failure = re.fullmatch(line, errors)
     assert failure, errors
@@ -271,115 +407,6 @@ def test_an_experiment_of_which_every_run_failed_has_a_table_without_numbers(tmp
     assert capsys.readouterr().out.splitlines()[-1] == "mlp-sgd   2 failed"
     assert rows_of(tmp_path / "accuracy.csv") == rows_of(tmp_path / "summary.csv") == []
     assert not (tmp_path / "curves.png").exists()
-
-
-# one run, killed and stopped
-
-
-STEPS = 15 * 30  # of a task: 60 images, 4 a step, 30 epochs
-
-
-@dataclass
-class Broken:
-    """A run of two seeds in one process: killed, resumed, stopped by Ctrl-C, resumed, finished."""
-
-    folder: Path
-    tasks: list[int]
-    """Done when it was killed, and when it had stopped."""
-    stopped: tuple[int, str, str]
-    """Exit status, output and errors."""
-    last: str
-    """What was printed at last."""
-
-    @property
-    def run(self) -> Path:
-        return self.folder / "mlp-si-seed1-2"
-
-
-@pytest.fixture(scope="module")
-def broken(digits, tmp_path_factory) -> Broken:
-    folder = tmp_path_factory.mktemp("runs") / "broken"
-    checkpoints = folder / "mlp-si-seed1-2" / "checkpoints"
-
-    def task() -> int:
-        return load_newest(checkpoints, warn=pytest.fail).step
-
-    process = start(
-        "split-mnist", "--layer", "mlp", "--method", "si", "--seeds", 2, "--together", 2, "--epochs", 30,
-        "--batch-size", 4, "--hidden", 8, "--device", "cpu", "--data-dir", digits, "--run-dir", folder,
-    )  # fmt: skip
-    wait_for(lambda: list_checkpoints(checkpoints) or process.poll() is not None)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
-    tasks = [task()]
-
-    process = start("--resume", folder)
-    later = [checkpoints / f"step-{number:012}" for number in range(tasks[0] + 1, 6)]
-    wait_for(lambda: any(path.exists() for path in later) or process.poll() is not None)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
-    output, errors = process.communicate(timeout=60)
-    tasks.append(task())
-    return Broken(folder, tasks, (process.returncode, output, errors), run("--resume", folder))
-
-
-def test_ctrl_c_ends_a_run_with_status_130_and_the_command_to_go_on_with(broken):
-    status, output, errors = broken.stopped
-    assert status == 130 and errors == ""
-    last = output.splitlines()[-1]
-    assert last == f"stopped; continue with python -m launch.continual --resume {broken.folder}"
-
-
-def test_a_run_killed_or_stopped_loses_at_most_the_task_in_progress(broken):
-    first, second = broken.tasks
-    assert 1 <= first < second < 5
-    events = sorted(broken.run.glob("events.*"), key=lambda file: file.stat().st_mtime)
-    assert len(events) == 3
-    for file, done in zip(events, (0, first, second), strict=True):
-        assert steps(file, "losses/task")[0] == STEPS * done + 50
-    assert steps(events[1], "losses/task")[-1] >= STEPS * second
-
-
-def steps(path: Path, tag: str) -> list[int]:
-    """Of a folder with events, or of one file."""
-    accumulator = EventAccumulator(str(path))
-    accumulator.Reload()
-    return [point.step for point in accumulator.Scalars(tag)]
-
-
-def test_the_curves_of_a_broken_run_have_neither_a_gap_nor_a_jump_back(broken):
-    assert steps(broken.run, "losses/task") == list(range(50, 5 * STEPS + 1, 50))
-    assert steps(broken.run, "charts/average_accuracy") == [STEPS * task for task in range(1, 6)]
-    for task in range(1, 6):
-        assert steps(broken.run, f"accuracy/task_{task}") == [STEPS * t for t in range(task, 6)]
-
-
-def test_a_broken_run_comes_to_the_very_numbers_of_one_that_never_stopped(broken, tmp_path):
-    (path,) = make_runs(tmp_path, {"whole": json.loads((broken.run / "config.json").read_text())})
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    execute(path, lambda line: False)
-    torch.set_num_threads(threads)
-    ours, theirs = result_of(broken.run), result_of(path)
-    for field in ("accuracy", "untrained", "seeds", "parameters", "config"):
-        assert ours[field] == theirs[field], field
-    assert len(ours["accuracy"]) == 2 and ours["accuracy"][0] != ours["accuracy"][1]
-    assert ours["seconds"] > 0
-    tensors = [load_newest(p / "checkpoints", warn=pytest.fail).tensors for p in (broken.run, path)]
-    for group in ("parameters", "optimizer", "regularizer"):
-        for name, tensor in tensors[0][group].items():
-            assert torch.equal(tensor, tensors[1][group][name]), name
-    assert broken.last.splitlines()[-1].split()[:3] == ["mlp-si", f"{ours['parameters']:,}", "2"]
-
-
-def test_a_finished_experiment_has_nothing_to_resume_and_its_run_is_not_overwritten(broken, digits):
-    before = (broken.run / "result.json").read_bytes()
-    assert "all of its 1 runs are finished" in refusal("--resume", broken.folder)
-    line = refusal(
-        "split-mnist", "--layer", "mlp", "--method", "si", "--seeds", 2, "--together", 2, "--data-dir", digits,
-        "--run-dir", broken.folder,
-    )  # fmt: skip
-    assert f"there is such a run already; go on with it by --resume {broken.folder}" in line
-    assert (broken.run / "result.json").read_bytes() == before
 
 
 # mistakes
@@ -609,19 +636,21 @@ def test_a_cache_folder_that_cannot_be_written_is_refused_with_what_to_do(with_t
 
 
 def test_without_weights_and_without_network_a_run_is_refused_and_can_go_on_when_they_are_there(
-    pictures, trunk_file, tmp_path
+    pictures, trunk_file, tmp_path, monkeypatch
 ):
     data, folder = tmp_path / "data", tmp_path / "runs"
     shutil.copytree(pictures, data)
-    environment = NO_NETWORK | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    line = refusal(
-        "split-cifar10", "--layer", "mlp", "--epochs", 1, "--data-dir", data, "--run-dir", folder, "--device", "cpu",
-        **environment,
+    for name, value in (NO_NETWORK | {"XDG_CACHE_HOME": str(tmp_path / "cache")}).items():
+        monkeypatch.setenv(name, value)
+    status, output, errors = in_this_process(
+        "split-cifar10", "--layer", "mlp", "--epochs", 1, "--data-dir", data, "--run-dir", folder, "--device", "cpu"
     )  # fmt: skip
+    assert (status, output) == (2, "") and errors.count("\n") == 1
     file = data / "resnet18" / OFFICIAL
-    assert line.startswith(f"error: {file}: is not there and cannot be downloaded (") and OFFICIAL in line
+    assert errors.startswith(f"error: {file}: is not there and cannot be downloaded (") and OFFICIAL in errors
     shutil.copy(trunk_file, data / "resnet18" / TRUNK)
-    run("--resume", folder, **environment)
+    status, output, errors = in_this_process("--resume", folder)
+    assert (status, errors) == (0, "") and "computing the features of cifar10" in output
     result = result_of(folder / "mlp-adam-seed1")
     assert result["features"] == "ResNet-18 trunk to layer3, 256 features"
     assert result["parameters"] == 500 * (256 + 500 + 500) + 5 * 2 * (500 + 1)

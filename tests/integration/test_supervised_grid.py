@@ -95,6 +95,14 @@ def kill(run: Path) -> Kill:
     return Kill(process.pid, name, steps, (run / RESULT).exists())
 
 
+def is_at_work(process: psutil.Process) -> bool:
+    """On a run, as Ray's workers say in their names."""
+    try:
+        return process.name().startswith("ray::run_as_tas") and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def process_id(run: Path) -> int:
     match = re.fullmatch(r"pid (\d+) on \S+\n", (run / "run.lock").read_text())
     assert match
@@ -126,22 +134,29 @@ class OnRay(Experiment):
     kill: Kill
     processes: list[psutil.Process]
     """Everything that Ray had started."""
+    most_at_work: int
+    """Runs at the same time, for more than the moment in which a process that is done still has its name."""
 
 
 @pytest.fixture(scope="module")
 def on_ray(tmp_path_factory) -> OnRay:
     """All runs as Ray tasks. The first one's process is killed in its midst; when only the endless one is left, Ctrl-C comes."""
-    folder, kills, processes = tmp_path_factory.mktemp("ray"), [], []
+    folder, kills, processes, at_work = tmp_path_factory.mktemp("ray"), [], [], []
     runs = make(folder, "killed", "left alone", "failing", "endless")
     before = set(psutil.Process().children(recursive=True))
     over = threading.Event()
 
+    def count(condition: Callable[[], object]) -> object:
+        """The condition, and by the way the runs at work."""
+        at_work.append(sum(map(is_at_work, psutil.Process().children(recursive=True))))
+        return over.is_set() or condition()
+
     def watch() -> None:
         try:
-            wait_for(lambda: over.is_set() or (runs[0] / "checkpoints" / "step-000000000300").exists())
+            wait_for(lambda: count((runs[0] / "checkpoints" / "step-000000000300").exists))
             kills.append(kill(runs[0]))
             ended = [run / name for run in runs[:3] for name in (RESULT, FAILED)]
-            wait_for(lambda: over.is_set() or sum(path.exists() for path in ended) == 3)
+            wait_for(lambda: count(lambda: sum(path.exists() for path in ended) == 3))
             wait_for(lambda: over.is_set() or list_checkpoints(runs[3] / "checkpoints"))
             processes.extend(set(psutil.Process().children(recursive=True)) - before)
         finally:
@@ -157,7 +172,8 @@ def on_ray(tmp_path_factory) -> OnRay:
         finally:
             over.set()
             watcher.join()
-    return OnRay(folder, failures, interruption.exit_status, *kills, processes)
+    most_at_work = max(min(at_work[i : i + 20]) for i in range(len(at_work) - 19))
+    return OnRay(folder, failures, interruption.exit_status, *kills, processes, most_at_work)
 
 
 def curve(path: Path, tag: str) -> list[tuple[int, float]]:
@@ -200,6 +216,10 @@ def test_the_curves_of_a_killed_run_have_neither_a_gap_nor_a_jump_back(on_ray):
     for name in ("killed", "left alone"):
         expected = [(step, pytest.approx(metric)) for step, metric in on_ray.result(name)["curve"]]
         assert curve(on_ray.folder / name, "charts/mse") == expected
+
+
+def test_no_more_runs_are_at_work_than_there_are_cores(on_ray):
+    assert 1 <= on_ray.most_at_work <= os.cpu_count()
 
 
 def test_the_other_run_is_not_begun_again(on_ray):
