@@ -36,6 +36,8 @@ class NeurocoderSettings:
     """Add the gated residual program R."""
     keys: Literal["generated", "learned"] = "generated"
     """Keys from the slot contents, or as parameters."""
+    gain: float = 1.0
+    """Of the vectors' initialisation; the first programs scale with its square."""
     beta: float | None = 10.0
     """Inverse temperature of the attention; None is the released code's, at which attention is nearly uniform."""
     orthogonality_weight: float = 0.1
@@ -54,6 +56,7 @@ class NeurocoderSettings:
             )
         if self.beta is not None and not 0 < self.beta < math.inf:
             raise ValueError(f"--neurocoder.beta is {self.beta}; it must be above 0, or None")
+        check_positive("neurocoder.gain", self.gain)
         check_not_negative("neurocoder.orthogonality_weight", self.orthogonality_weight)
         check_choice("neurocoder.gate_from", self.gate_from, ("input", "signal"))
         check_choice("neurocoder.keys", self.keys, ("generated", "learned"))

@@ -67,6 +67,7 @@ class NeurocoderLinear(nn.Module):
             of each step. Its counts for MNIST and CIFAR fit this).
         residual: add the residual program R, gated by the integration signal (Table 6, "Use R").
         keys: "generated" from the slot contents by an affine map, or "learned".
+        gain: of the vectors' Xavier-uniform initialisation; the first programs scale with its square. 1 as released.
         beta: inverse temperature on the cosine similarity. None takes the released code's, 10 / K with the recurrent
             controller and 1 / K with the linear one: there the norms are multiplied by a product over K equal columns,
             which divides the cosine by K. At 1 / K attention is nearly uniform whatever is learnt; 10 is the
@@ -100,6 +101,7 @@ class NeurocoderLinear(nn.Module):
         gate_from: Literal["input", "signal"] = "input",
         residual: bool = True,
         keys: Literal["generated", "learned"] = "generated",
+        gain: float = 1.0,
         beta: float | None = None,
         learn_beta: bool = False,
         controller_features: int | None = None,
@@ -126,6 +128,8 @@ class NeurocoderLinear(nn.Module):
             raise ValueError(f"least_used is {least_used}; it must be from 0 to slots - 1 = {slots - 1}")
         if beta is not None and not 0 < beta < math.inf:
             raise ValueError(f"beta is {beta}; it must be above 0, or None for the released code's")
+        if not 0 < gain < math.inf:
+            raise ValueError(f"gain is {gain}; it must be above 0")
         if not 0 <= orthogonality_weight < math.inf:
             raise ValueError(f"orthogonality_weight is {orthogonality_weight}; it must be 0 or more")
         check_choice("gate_from", gate_from, ("input", "signal"))
@@ -140,7 +144,7 @@ class NeurocoderLinear(nn.Module):
         self.projection = RandomProjection(width, projection) if projection else None
         width = projection or width  # d_c
         self.memory = ProgramMemory(
-            in_features, out_features, slots=slots, key_dim=key_dim, keys=keys, variant=variant
+            in_features, out_features, slots=slots, key_dim=key_dim, keys=keys, gain=gain, variant=variant
         )
         self.controller = (
             RecurrentController(width, heads=heads, key_dim=key_dim, steps=steps)

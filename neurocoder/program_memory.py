@@ -27,13 +27,21 @@ class ProgramMemory(nn.Module):
     """
 
     def __init__(
-        self, in_features: int, out_features: int, *, slots: int, key_dim: int, keys: str, variant: Variant
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        slots: int,
+        key_dim: int,
+        keys: str,
+        gain: float,
+        variant: Variant,
     ):
         super().__init__()
         self.generated_keys = keys == "generated"
         key_columns = key_dim if keys == "learned" or variant == "release" else 0
-        self.M_U, self.E_U = _slots(slots, in_features, key_columns)  # (P, d_in), (P, K) or None
-        self.M_V, self.E_V = _slots(slots, out_features, key_columns)  # (P, d_out), (P, K) or None
+        self.M_U, self.E_U = _slots(slots, in_features, key_columns, gain)  # (P, d_in), (P, K) or None
+        self.M_V, self.E_V = _slots(slots, out_features, key_columns, gain)  # (P, d_out), (P, K) or None
         self.M_S, self.E_S = _slots(slots, 1, key_dim)  # (P, 1), (P, K)
         if self.generated_keys:
             self.key_generator_U = nn.Linear(in_features, key_dim)
@@ -75,10 +83,15 @@ def keys_kept(network: nn.Module) -> Iterator[None]:
             memory._kept = None
 
 
-def _slots(slots: int, width: int, key_columns: int) -> tuple[nn.Parameter, nn.Parameter | None]:
-    """Contents (P, width) and keys (P, key_columns), drawn as one Xavier-uniform (P, key_columns + width) matrix."""
+def _slots(
+    slots: int, width: int, key_columns: int, gain: float = 1.0
+) -> tuple[nn.Parameter, nn.Parameter | None]:
+    """Contents (P, width) and keys (P, key_columns), drawn as one Xavier-uniform (P, key_columns + width) matrix.
+
+    `gain` is of the contents.
+    """
     bound = math.sqrt(6 / (slots + key_columns + width))
-    contents = nn.Parameter(torch.empty(slots, width).uniform_(-bound, bound))
+    contents = nn.Parameter(gain * torch.empty(slots, width).uniform_(-bound, bound))
     keys = nn.Parameter(torch.empty(slots, key_columns).uniform_(-bound, bound)) if key_columns else None
     return contents, keys
 

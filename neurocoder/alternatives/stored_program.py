@@ -70,6 +70,8 @@ class StoredProgramLinear(nn.Module):
 
     def auxiliary_loss(self) -> Tensor:
         """Weighted mean cosine between the keys of different programs, scalar."""
+        if not self.key_loss_weight:
+            return self.keys.new_zeros(())
         keys = F.normalize(self.keys.tanh(), dim=-1, eps=EPSILON)
         pairs = len(keys) * (len(keys) - 1)
         cosines = keys @ keys.T

@@ -24,7 +24,7 @@ from neurocoder.alternatives.low_rank import low_rank_control
 ALL_CHANGED = LayerSettings(
     neurocoder=NeurocoderSettings(
         slots=7, key_dim=2, heads=3, steps=2, least_used=2, gate_from="signal", residual=False, keys="learned",
-        beta=None, orthogonality_weight=0.2, variant="release",
+        gain=0.5, beta=None, orthogonality_weight=0.2, variant="release",
     ),
     hypernet=HyperNetSettings(scale="rows", hidden=None),
     film=FiLMSettings(hidden=None),
@@ -46,7 +46,7 @@ BY_HAND = {
         "mlp": output_layer("mlp"),
         "neurocoder": output_layer(
             "neurocoder", slots=7, key_dim=2, heads=3, steps=2, least_used=2, gate_from="signal", residual=False,
-            keys="learned", orthogonality_weight=0.2, variant="release",
+            keys="learned", gain=0.5, orthogonality_weight=0.2, variant="release",
         ),
         "hypernet": output_layer("hypernet", scale="rows", hidden=None),
         "film": output_layer("film"),

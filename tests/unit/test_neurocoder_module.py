@@ -52,6 +52,8 @@ every_variety = pytest.mark.parametrize("config", VARIETIES.values(), ids=VARIET
         dict(beta=-1.0),
         dict(controller_features=0),
         dict(projection=0),
+        dict(gain=0.0),
+        dict(gain=float("nan")),
         dict(orthogonality_weight=float("nan")),
         dict(orthogonality_weight=-0.1),
         dict(variant="seed"),

@@ -17,6 +17,26 @@ from tests.unit.neurocoder_reference import (
     random_layer,
 )
 
+# Initialisation
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.1])
+def test_vectors_start_within_the_gain_times_the_bound_of_their_memory_and_keys_and_singular_values_without_it(
+    gain,
+):
+    memory = NeurocoderLinear(300, 200, slots=50, key_dim=5, heads=1, keys="learned", gain=gain).memory
+    for parameter, width, factor in (
+        (memory.M_U, 5 + 300, gain),
+        (memory.M_V, 5 + 200, gain),
+        (memory.M_S, 5 + 1, 1.0),
+        (memory.E_U, 5 + 300, 1.0),
+        (memory.E_V, 5 + 200, 1.0),
+        (memory.E_S, 5 + 1, 1.0),
+    ):
+        bound = factor * math.sqrt(6 / (50 + width))
+        assert 0.9 * bound < parameter.abs().max() <= bound
+
+
 # Attention
 
 
