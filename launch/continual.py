@@ -8,7 +8,7 @@ not given are the paper's and its benchmark's for the method at hand. Ctrl-C or 
 """
 
 import sys
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +18,14 @@ from agents.continual.config import BENCHMARKS, ContinualConfig, ContinualSettin
 from agents.layer_settings import check_at_least, check_known
 from envs.images import data_folder, ensure_files
 from launch.command_line import fail
-from launch.experiment import Placement, carry_out, make_runs, resumed_runs
+from launch.experiment import (
+    Placement,
+    carry_out,
+    make_runs,
+    resumed_runs,
+    seed_range,
+    with_given_settings,
+)
 from launch.run_folder import default_run_path
 
 PROGRAM = "python -m launch.continual"
@@ -96,32 +103,19 @@ def expand(arguments: Arguments, argv: list[str]) -> list[tuple[str, ContinualCo
             f"no benchmark given; name one of {', '.join(BENCHMARKS)}, or --resume a folder of runs"
         )
     check_known("benchmark", arguments.benchmark, BENCHMARKS)
-    check_at_least("seeds", arguments.seeds, 1)
-    check_at_least("first_seed", arguments.first_seed, 0)
+    seeds = seed_range(arguments.first_seed, arguments.seeds)
     check_at_least("together", arguments.together, 1)
-    # Of a larger one torch's generator on the CPU ignores the upper bits.
-    if arguments.first_seed + arguments.seeds > 2**32:
-        raise ValueError(f"--first-seed is {arguments.first_seed}; seeds must be below 2^32")
-    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     configs = []
     for layer in dict.fromkeys(arguments.layer.split(",")):
         for method in dict.fromkeys(arguments.method.split(",")):
             config = preset(arguments.benchmark, scenario=arguments.scenario, method=method, layer=layer)
-            config = override(config, arguments, argv)
+            config = with_given_settings(config, arguments, argv, program=PROGRAM)
+            config.check()
+            label = arguments.placement.label(layer, method)
             for first in range(0, len(seeds), arguments.together):
                 together = tuple(seeds[first : first + arguments.together])
-                configs.append((f"{layer}-{method}", replace(config, seeds=together)))
+                configs.append((label, replace(config, seeds=together)))
     return configs
-
-
-def override(config: ContinualConfig, arguments: Arguments, argv: list[str]) -> ContinualConfig:
-    """`config` with the settings that are given on the command line, checked."""
-    names = [f.name for f in fields(ContinualSettings)]
-    defaults = ContinualSettings(**{name: getattr(config, name) for name in names})
-    given = tyro.cli(Arguments, args=argv, default=replace(arguments, settings=defaults), prog=PROGRAM)
-    config = replace(config, **{name: getattr(given.settings, name) for name in names})
-    config.check()
-    return config
 
 
 if __name__ == "__main__":

@@ -7,17 +7,22 @@ runs/polynomials-gru-20260131-142501/
 """
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import tyro
 
 from agents.errors import TrainingError
-from agents.layer_settings import check_choice, check_not_negative
+from agents.layer_settings import LayerSettings, check_at_least, check_choice, check_not_negative
 from launch.command_line import Interruption, check_address, fail, has_gpu, require_gpu
 from launch.grid import RESULT, Execute, run_here, run_on_ray
 from launch.run_folder import RunFolder, software_versions, write_json_atomically
+
+Config = TypeVar("Config", bound=LayerSettings)
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,8 @@ class Placement:
 
     run_dir: Path | None = None
     """Folder of the runs; runs/<what>-<time> if not given. New runs may join those it has."""
+    tag: str | None = None
+    """A word before the names of these runs, for runs with other settings to join a folder."""
     resume: Path | None = None
     """Go on with the unfinished runs in this folder, with their own settings."""
     device: str = "auto"
@@ -34,6 +41,14 @@ class Placement:
     """Share of a GPU that each of several runs takes."""
     address: str | None = None
     """Join the Ray cluster at this address ("auto": the one running on this machine); all its nodes must see the folders."""
+
+    def label(self, *parts: str | None) -> str:
+        """What the runs of one configuration are called. ValueError for a tag that is no word."""
+        if self.tag is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._]*", self.tag):
+            raise ValueError(
+                f"--tag {self.tag!r}: it becomes part of folders' names; use letters, digits, '.' and '_'"
+            )
+        return "-".join(part for part in (self.tag, *parts) if part)
 
     def resolve_device(self) -> str:
         """cpu or cuda. ValueError for another, or for a GPU where there is none."""
@@ -46,6 +61,28 @@ class Placement:
             require_gpu("--device cuda" if self.device == "cuda" else "--gpus-per-run")
             return "cuda"
         return "cuda" if self.device == "auto" and has_gpu() else "cpu"
+
+
+def with_given_settings(config: Config, arguments: Any, argv: list[str], *, program: str) -> Config:
+    """`config` with those of its settings that are on the command line; `arguments.settings` are some of its fields.
+
+    The command line is read a second time, with the settings of `config` as defaults.
+    """
+    kind = type(arguments.settings)
+    names = [f.name for f in fields(kind)]
+    defaults = kind(**{name: getattr(config, name) for name in names})
+    given = tyro.cli(type(arguments), args=argv, default=replace(arguments, settings=defaults), prog=program)
+    return replace(config, **{name: getattr(given.settings, name) for name in names})
+
+
+def seed_range(first: int, count: int) -> range:
+    """`count` seeds from `first` on. ValueError, in one line, for what cannot be."""
+    check_at_least("seeds", count, 1)
+    check_at_least("first_seed", first, 0)
+    # Of a larger one torch's generator on the CPU ignores the upper bits.
+    if first + count > 2**32:
+        raise ValueError(f"--first-seed is {first}; seeds must be below 2^32")
+    return range(first, first + count)
 
 
 def make_runs(experiment: Path, described: Mapping[str, dict[str, Any]]) -> list[Path]:

@@ -8,18 +8,25 @@ continues those that are not finished.
 """
 
 import sys
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from agents.layer_settings import check_at_least, check_positive
+from agents.layer_settings import check_positive
 from agents.supervised.config import IMAGES, NETWORKS, SupervisedConfig, SupervisedSettings
 from agents.supervised.presets import preset
 from envs.images import data_folder, ensure_files
 from launch.command_line import fail
-from launch.experiment import Placement, carry_out, make_runs, resumed_runs
+from launch.experiment import (
+    Placement,
+    carry_out,
+    make_runs,
+    resumed_runs,
+    seed_range,
+    with_given_settings,
+)
 from launch.run_folder import default_run_path
 
 PROGRAM = "python -m launch.supervised"
@@ -96,11 +103,7 @@ def expand(arguments: Arguments, argv: list[str]) -> list[tuple[str, SupervisedC
     """Label and settings of every run: layers x presets x seeds. ValueError, in one line, for what cannot be."""
     if arguments.task is None:
         raise ValueError(f"no task given; name one of {', '.join(NETWORKS)}, or --resume a folder of runs")
-    check_at_least("seeds", arguments.seeds, 1)
-    check_at_least("first_seed", arguments.first_seed, 0)
-    # Of a larger one torch's generator on the CPU ignores the upper bits.
-    if arguments.first_seed + arguments.seeds > 2**32:
-        raise ValueError(f"--first-seed is {arguments.first_seed}; seeds must be below 2^32")
+    seeds = seed_range(arguments.first_seed, arguments.seeds)
     check_positive("checkpoint_seconds", arguments.checkpoint_seconds)
     configs = {}
     for layer in arguments.layer.split(","):
@@ -110,24 +113,15 @@ def expand(arguments: Arguments, argv: list[str]) -> list[tuple[str, SupervisedC
             config = preset(arguments.task, network=arguments.network, layer=layer, name=name)
             if arguments.no_usage:
                 config = replace(config, neurocoder=replace(config.neurocoder, least_used=0))
-            config = override(config, arguments, argv)
+            config = with_given_settings(config, arguments, argv, program=PROGRAM)
+            config.check()
             ablated = arguments.no_usage and layer == "neurocoder"
-            label = "-".join(
-                (layer, *([name] if name and composed else []), *(["no-usage"] if ablated else []))
+            label = arguments.placement.label(
+                layer, name if composed else None, "no-usage" if ablated else None
             )
-            for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+            for seed in seeds:
                 configs[label, seed] = replace(config, seed=seed)
     return [(label, config) for (label, _), config in configs.items()]
-
-
-def override(config: SupervisedConfig, arguments: Arguments, argv: list[str]) -> SupervisedConfig:
-    """`config` with the settings that are given on the command line, checked."""
-    names = {f.name for f in fields(SupervisedSettings)}
-    defaults = SupervisedSettings(**{name: getattr(config, name) for name in names})
-    given = tyro.cli(Arguments, args=argv, default=replace(arguments, settings=defaults), prog=PROGRAM)
-    config = replace(config, **{name: getattr(given.settings, name) for name in names})
-    config.check()
-    return config
 
 
 if __name__ == "__main__":

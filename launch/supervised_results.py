@@ -1,8 +1,9 @@
-"""What the finished runs of a folder came to, as a table."""
+"""What the finished runs of a folder came to: tables, and a picture of their curves."""
 
 import csv
 import json
 import statistics
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,8 @@ def summaries(experiment: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def write_table(experiment: Path) -> None:
-    """results.csv in the folder: every finished run; nothing if there is none."""
-    results = [result for of in finished(experiment).values() for result in of]
-    if not results:
-        return
+def write_tables(results: list[dict[str, Any]], experiment: Path) -> None:
+    """results.csv, a row for every finished run, and curves.csv, a row for every evaluation of one."""
     columns = (
         "label",
         "seed",
@@ -59,13 +57,46 @@ def write_table(experiment: Path) -> None:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(results)
+    with (experiment / "curves.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("label", "seed", "step", results[0]["metric"]))
+        for result in results:
+            rows.writerows(
+                (result["label"], result["seed"], step, f"{value:.6g}") for step, value in result["curve"]
+            )
+
+
+def draw(by_label: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """The metric against steps: mean over seeds, and from the lowest to the highest of them."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for label, results in by_label.items():
+        at: dict[int, list[float]] = defaultdict(list)
+        for result in results:
+            for step, value in result["curve"]:
+                at[step].append(value)
+        steps = sorted(at)
+        means = [statistics.mean(at[step]) for step in steps]
+        (line,) = axes.plot(steps, means, label=f"{label} (n = {len(results)})")
+        low, high = [min(at[step]) for step in steps], [max(at[step]) for step in steps]
+        axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    metric = results[0]["metric"].replace("_", " ")
+    axes.set(xlabel="steps", ylabel=metric)
+    if not results[0]["larger_is_better"]:
+        axes.set_yscale("log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
 
 
 def show(experiment: Path) -> None:
     """Prints the table: metric at the end of the runs, mean and deviation over seeds, and the best of all evaluations."""
     rows = summaries(experiment)
-    if not rows:
-        return
     width = max(len(row["layer"]) for row in rows)
     head = f"{rows[0]['metric']} at the end"
     print(f"\n{'layer':{width}}  {'parameters':>10}  {'runs':>4}  {head:>22}  {'best':>9}  {'steps/s':>7}")
@@ -78,6 +109,10 @@ def show(experiment: Path) -> None:
 
 
 def conclude(experiment: Path) -> None:
-    """Writes the table of all finished runs, and shows it."""
-    write_table(experiment)
+    """Writes results.csv, curves.csv and curves.png of all finished runs, and shows the table; nothing if there are none."""
+    by_label = finished(experiment)
+    if not by_label:
+        return
+    write_tables([result for results in by_label.values() for result in results], experiment)
+    draw(by_label, experiment / "curves.png")
     show(experiment)

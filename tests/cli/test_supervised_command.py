@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib import pyplot
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.supervised.config import SupervisedConfig
 from launch.checkpoints import list_checkpoints, load_newest
+from launch.supervised_results import draw
+from launch.supervised_results import finished as finished_runs
 
 ROOT = Path(__file__).parents[2]
 STEPS = 1_550  # of a run that lasts long enough to be stopped
@@ -156,6 +160,39 @@ def test_the_finished_runs_of_an_experiment_are_a_table_for_other_programs(finis
     result = result_of(folder / "film-seed5")
     for column in ("label", "seed", "metric", "final", "best", "best_step", "parameters", "steps", "device"):
         assert row[column] == str(result[column])
+    with (folder / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["label"], row["seed"]) for row in rows} == {("film", "5")}
+    curve = [(int(row["step"]), pytest.approx(float(row["mse"]), rel=1e-5)) for row in rows]
+    assert [tuple(point) for point in result["curve"]] == curve
+
+
+def test_runs_with_other_settings_join_a_folder_under_a_tag_and_all_are_in_its_table_and_picture(
+    finished, tmp_path, monkeypatch
+):
+    folder = tmp_path / "joined"
+    shutil.copytree(finished[0], folder)
+    output = run(*TINY, "--layer", "film", "--steps", 100, "--noise", "--tag", "noisy", "--run-dir", folder)
+    with (folder / "results.csv").open() as file:
+        assert [(row["label"], row["steps"]) for row in csv.DictReader(file)] == [
+            ("film", str(STEPS)),
+            ("noisy-film", "100"),
+        ]
+    assert result_of(folder / "noisy-film-seed1")["config"]["noise"] is True
+    assert [line.split()[0] for line in output.splitlines()[-2:]] == ["film", "noisy-film"]
+    assert lines_drawn(folder, monkeypatch, tmp_path) == {"film (n = 1)": STEPS, "noisy-film (n = 1)": 100}
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def lines_drawn(folder: Path, monkeypatch, tmp_path: Path) -> dict[str, float]:
+    """Label and last step of each line that is drawn of a folder's runs."""
+    figures = []
+    monkeypatch.setattr(pyplot, "close", figures.append)
+    draw(finished_runs(folder), tmp_path / "again.png")
+    (figure,) = figures
+    monkeypatch.undo()
+    pyplot.close(figure)
+    return {line.get_label(): line.get_xdata()[-1] for line in figure.axes[0].lines}
 
 
 def test_a_finished_experiment_has_nothing_to_resume_and_its_run_is_not_overwritten(finished):
@@ -199,6 +236,10 @@ MISTAKES = {
     "no seeds": (["polynomials", "--seeds", "0"], "--seeds is 0; it must be at least 1"),
     "seeds too large": (["polynomials", "--first-seed", "4294967296"], "--first-seed is 4294967296"),
     "checkpoints all the time": (["polynomials", "--checkpoint-seconds", "0"], "--checkpoint-seconds is 0.0"),
+    "a tag that is no word": (
+        ["polynomials", "--tag", "a/b"],
+        "--tag 'a/b': it becomes part of folders' names",
+    ),
     "unknown device": (["polynomials", "--device", "gpu"], "--device 'gpu' is not known"),
     "data folder that is a file": (
         ["mnist", "--data-dir", NOT_A_FOLDER],
