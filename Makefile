@@ -1,15 +1,15 @@
 # make train    install, train on Pong for about ten minutes, evaluate
 # make test     install, run the tests
 # make check    formatting, lint and types
-# make bench-layer, bench-supervised    speed of the layers, and of whole training steps, on a quiet machine;
-#                                       JSON=path writes the figures
+# make bench-layer, bench-supervised, bench-continual    speed of the layers, of whole training steps, of whole runs, on a
+#                                       quiet machine; JSON=path writes the figures
 # Another Python than the first 3.11 or 3.12 found: make PYTHON=/path/to/python3.12 venv
 
 PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: train test check bench-layer bench-supervised venv
+.PHONY: train test check bench-layer bench-supervised bench-continual venv
 .DELETE_ON_ERROR:
 
 venv: .venv/installed
@@ -45,3 +45,6 @@ bench-layer: .venv/installed-dev
 
 bench-supervised: .venv/installed-dev
 	$(BIN)/python -m tests.benchmarks.supervised $(if $(JSON),--json $(JSON))
+
+bench-continual: .venv/installed-dev
+	$(BIN)/python -m tests.benchmarks.continual $(if $(JSON),--json $(JSON))

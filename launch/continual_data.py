@@ -3,6 +3,7 @@
 The features are computed once, and kept with their checksums in the cache folder (XDG_CACHE_HOME, else ~/.cache).
 """
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.continual.config import BENCHMARKS, ContinualConfig
+from agents.continual.config import BENCHMARKS
 from agents.continual.tasks import CLASSES_PER_TASK, Split, TaskStream, mnist_features, split_tasks
 from envs import images
 from launch.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
@@ -38,9 +39,13 @@ class Extractor(NamedTuple):
     """Of its file of weights."""
 
 
-def load_stream(config: ContinualConfig, data: Path, device: torch.device) -> tuple[TaskStream, str]:
-    """The tasks of a run on the device, and in words what their features are. ValueError for data that cannot be used."""
-    name = BENCHMARKS[config.benchmark]
+@functools.lru_cache(maxsize=1)
+def load_stream(benchmark: str, scenario: str, data: Path, device: torch.device) -> tuple[TaskStream, str]:
+    """The tasks of a run on the device, and in words what their features are. ValueError for data that cannot be used.
+
+    Kept for the next run of this process, which is likely to have the same.
+    """
+    name = BENCHMARKS[benchmark]
     if name == "mnist":
         train, test = (
             Split(mnist_features(part.images.to(device)), part.labels.to(device))
@@ -49,7 +54,7 @@ def load_stream(config: ContinualConfig, data: Path, device: torch.device) -> tu
         source = "pixels, padded to 32 x 32"
     else:
         train, test, source = cifar_features(name, data, device)
-    stream = split_tasks(train, test, per_task=CLASSES_PER_TASK[config.benchmark], scenario=config.scenario)
+    stream = split_tasks(train, test, per_task=CLASSES_PER_TASK[benchmark], scenario=scenario)
     return stream, source
 
 

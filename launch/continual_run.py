@@ -54,7 +54,7 @@ def execute(path: Path, tell: Tell) -> None:
             checkpoint = load_newest(folder.checkpoints, warn=lambda line: None)
             snapshot, seconds = to_snapshot(checkpoint), checkpoint.state["seconds"]
         tell("loading")
-        stream, source = load_stream(config, Path(described["data"]), device)
+        stream, source = load_stream(config.benchmark, config.scenario, Path(described["data"]), device)
         training = ContinualTraining(config, stream, device, snapshot)
         steps_a_task = [config.epochs * -(-len(task.train.x) // config.batch_size) for task in stream.tasks]
         writer = SummaryWriter(str(path), purge_step=sum(steps_a_task[: training.task]) + 1)

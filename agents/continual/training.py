@@ -139,7 +139,7 @@ class ContinualTraining:
             return F.cross_entropy(logits[:, : task.answers], labels), extra
 
         if len(self.theta) == 1:  # without the cost of vmap
-            loss, extra = of_seed(self.theta[0], batch.x[0], batch.labels[0])
+            loss, extra = of_seed(self.theta.squeeze(0), batch.x[0], batch.labels[0])
             return loss.unsqueeze(0), extra.unsqueeze(0)
         return vmap(of_seed)(self.theta, batch.x, batch.labels)
 

@@ -584,7 +584,7 @@ def test_damaged_features_are_computed_again_and_those_of_other_images_apart(wit
 
 def test_a_split_of_cifar_is_made_of_its_features(with_trunk):
     config = preset("split-cifar10", scenario="task", method="adam", layer="mlp")
-    stream, source = load_stream(config, with_trunk, torch.device("cpu"))
+    stream, source = load_stream(config.benchmark, config.scenario, with_trunk, torch.device("cpu"))
     x, labels, *_ = features(with_trunk)
     assert source == "ResNet-18 trunk to layer3, 256 features" and len(stream.tasks) == 5
     for number, task in enumerate(stream.tasks):

@@ -1,0 +1,99 @@
+"""Speed of continual learning on Split MNIST: a training step of each layer against the plain one, and whole runs of the paper's
+Table 5 (six methods, three layers, ten seeds). Run it by `make bench-continual` on a quiet machine.
+
+The runs are real: one seed of each of the 18 configurations on one thread, data loaded, importances and evaluations included.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from agents.continual.config import preset
+from agents.continual.tasks import Split
+from agents.continual.training import ContinualTraining
+from envs.images import data_folder, ensure_files
+from launch.continual_data import load_stream
+from launch.continual_run import execute
+from launch.experiment import make_runs
+from tests.benchmarks.measure import Step, compare, machine
+
+LAYERS = ("mlp", "lowrank", "neurocoder", "nsm")
+TABLE_5 = [
+    (layer, method)
+    for layer in ("mlp", "nsm", "neurocoder")
+    for method in ("adam", "adagrad", "l2", "si", "ewc", "online-ewc")
+]
+SEEDS = 10
+
+
+def training_step(layer: str, data: Path, device: torch.device) -> Step:
+    """One step of Adam on 128 images of the first task, all heads regularised."""
+    config = preset("split-mnist", scenario="task", method="adam", layer=layer)
+    stream, _ = load_stream(config.benchmark, config.scenario, data, device)
+    training, task = ContinualTraining(config, stream, device), stream.tasks[0]
+    chosen = torch.arange(config.batch_size, device=device).unsqueeze(0)
+
+    def step() -> None:
+        training._step(task, Split(task.train.x[chosen], task.train.labels[chosen]))
+
+    return step
+
+
+def whole_runs(data: Path, folder: Path) -> dict[str, float]:
+    """Seconds of one run of every configuration."""
+    seconds = {}
+    for layer, method in TABLE_5:
+        name = f"{layer}-{method}"
+        config = preset("split-mnist", scenario="task", method=method, layer=layer)
+        described = {"label": name, "continual": config.to_dict(), "data": str(data), "device": "cpu"}
+        (run,) = make_runs(folder, {name: described})
+        started = time.perf_counter()
+        execute(run, lambda line: False)
+        seconds[name] = time.perf_counter() - started
+        print(f"  {name:24} {seconds[name]:7.1f} s", flush=True)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", type=Path, help="folder of the data sets, as for launch.continual")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=0.3, help="of each alternative in each round")
+    parser.add_argument(
+        "--steps-only", action="store_true", help="leave out the whole runs, about ten minutes"
+    )
+    parser.add_argument("--json", help="write the figures here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    data = data_folder(arguments.data_dir).absolute()
+    ensure_files("mnist", data)
+    results: dict = {"machine": machine(), "steps": {}}
+    print("  ".join(f"{name} {value}" for name, value in results["machine"].items()))
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        print(f"\ntraining step on {device}")
+        steps = {layer: training_step(layer, data, torch.device(device)) for layer in LAYERS}
+        timings = compare(steps, rounds=arguments.rounds, seconds=arguments.seconds)
+        results["steps"][device] = {layer: timing.figures() for layer, timing in timings.items()}
+        for layer, f in results["steps"][device].items():
+            print(
+                f"  {layer:24} {f['ms']:9.3f} ms [{f['ms_low']:.3f}, {f['ms_high']:.3f}]"
+                f"   {f['ratio']:7.3f} x [{f['ratio_low']:.3f}, {f['ratio_high']:.3f}]"
+            )
+    if not arguments.steps_only:
+        print("\nwhole runs, one thread each")
+        with tempfile.TemporaryDirectory() as folder:
+            results["runs"] = whole_runs(data, Path(folder))
+        results["table_5_core_minutes"] = SEEDS * sum(results["runs"].values()) / 60
+        print(
+            f"\nTable 5, {SEEDS * len(TABLE_5)} runs: {results['table_5_core_minutes']:.1f} minutes of one core"
+        )
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()
