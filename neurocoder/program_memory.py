@@ -118,15 +118,17 @@ def _distance_from_orthonormal_rows(rows: Tensor) -> Tensor:
 def scores(queries: Tensor, keys: Tensor, beta: float | Tensor, variant: Variant) -> list[list[Tensor]]:
     """beta times the cosine of queries (J, 3, H, K, B) and keys (3, P, K): [memory][step], (H, P, B) each.
 
-    One tensor a step: over large batches, memory that is newly mapped for one long tensor costs more than computing it.
+    Keys (3, P, K, B) and beta (B,) are those of each input. One tensor a step: over large batches, memory that is newly mapped for one long tensor costs more than computing it.
     """
     if variant == "paper":
         return _products(_unit_length(queries, dim=-2), scaled_keys(keys, beta))
     # The release adds an epsilon to each norm and one to their product, K times smaller than the product it stands beside.
-    key_norms, query_norms = _length(keys, dim=-1) + EPSILON, _length(queries, dim=-2) + EPSILON
+    key_norms, query_norms = _length(keys, dim=2) + EPSILON, _length(queries, dim=-2) + EPSILON
+    if keys.ndim == 4:
+        key_norms = key_norms.squeeze(2)  # (3, P, B)
     return [
         [
-            product / (key_norm * query_norm + EPSILON / keys.shape[-1])
+            product / (key_norm * query_norm + EPSILON / keys.shape[2])
             for product, query_norm in zip(of_memory, norms, strict=True)
         ]
         for of_memory, key_norm, norms in zip(
@@ -136,12 +138,17 @@ def scores(queries: Tensor, keys: Tensor, beta: float | Tensor, variant: Variant
 
 
 def scaled_keys(keys: Tensor, beta: float | Tensor) -> Tensor:
-    """Keys (3, P, K) at a length of beta: their products with unit queries are the scores of variant "paper"."""
-    return beta * _unit_length(keys, dim=-1)
+    """Keys (3, P, K[, B]) at a length of beta: their products with unit queries are the scores of variant "paper"."""
+    return beta * _unit_length(keys, dim=2)
 
 
 def _products(queries: Tensor, keys: Tensor) -> list[list[Tensor]]:
-    """Scalar products of queries (J, 3, H, K, B) and keys (3, P, K): [memory][step], (H, P, B) each."""
+    """Scalar products of queries (J, 3, H, K, B) and keys (3, P, K[, B]): [memory][step], (H, P, B) each."""
+    if keys.ndim == 4:
+        return [
+            [(key * query.unsqueeze(1)).sum(2) for query in of_memory]  # (H, P, K, B)
+            for of_memory, key in zip(queries.transpose(0, 1), keys, strict=True)
+        ]
     # bmm, since torch makes one product of (P, K) @ (H, K, B), for which it copies the queries.
     return [
         [torch.bmm(key.expand(len(query), -1, -1), query) for query in of_memory]

@@ -13,9 +13,9 @@ is part of it. Exact, yet no sample is taken singly:
 Shapes: B samples, P slots or programs, H heads, K key width.
 """
 
-import copy
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from neurocoder.alternatives.low_rank import LowRankLinear
 from neurocoder.alternatives.stored_program import StoredProgramLinear
 from neurocoder.layer import NeurocoderLinear
+from neurocoder.program_memory import scores
 
 WRITTEN_OUT = 16_000_000  # numbers that `one_by_one` holds at a time, 64 MB in single precision
 
@@ -160,53 +161,86 @@ def _neurocoder(layer: NeurocoderLinear, delta: Tensor, x: Tensor, *own: Tensor)
     """
     if layer.steps:
         return one_by_one(layer, delta, x, *own)
-    memory, program = layer.memory, layer._compose(x, *own or (None,))
-    small = _gradients(_with_learned_keys(layer), _SMALL, delta, x, *own)
-    of_keys = {name: small.pop(f"memory.E_{name}") for name in "UV"}  # (B, P, K)
+    memory = layer.memory
+    x, z = layer._rows(x, *own or (None,))
+    signal, keys = layer.controller(z), memory.keys()
+    small, w_U, w_V, sigma, gate = _of_attention(layer, signal, keys, delta, x)
     squares = {name: torch.zeros_like(parameter) for name, parameter in layer.named_parameters()}
-    squares |= {name: gradient.square().sum(dim=0) for name, gradient in small.items()}
+    squares["controller.signal.weight"] = small.signal.square() @ z.square()
+    squares["controller.signal.bias"] = small.signal.square().sum(-1)
+    squares["memory.M_S"] = small.M_S.square().sum(-1)
+    squares["memory.E_S"] = small.keys[2].square().sum(-1)
+    if layer.log_beta is not None:
+        squares["log_beta"] = (small.beta * layer.beta).square().sum()
+    if layer.bias is not None:
+        squares["bias"] = delta.square().sum(0)
+    if layer.R is not None:
+        squares["R"] = (gate.unsqueeze(1) * x).square().T @ delta.square()
 
-    z = own[0] if own else x
-    z = z if layer.projection is None else layer.projection(z)
-    squares["controller.signal.weight"] = small["controller.signal.bias"].square().T @ z.square()
-    if program.residual_gate is not None:
-        squares["R"] = (program.residual_gate.unsqueeze(1) * x).square().T @ delta.square()
-
-    (w_U,), (w_V,) = program.w_U, program.w_V  # (H, P, B)
-    read_U = program.sigma * (w_U * (memory.M_U @ x.T)).sum(1)  # (H, B)
-    read_V = program.sigma * (w_V * (memory.M_V @ delta.T)).sum(1)
-    for name, w, read, vectors in (("U", w_U, read_V, x), ("V", w_V, read_U, delta)):
+    read_U = sigma * (w_U * (memory.M_U @ x.T)).sum(1)  # (H, B)
+    read_V = sigma * (w_V * (memory.M_V @ delta.T)).sum(1)
+    for name, w, read, vectors, of_keys in (
+        ("U", w_U, read_V, x, small.keys[0]),
+        ("V", w_V, read_U, delta, small.keys[1]),
+    ):
         of_products = (w * read.unsqueeze(1)).sum(0).T  # gradient of M_U x or M_V delta, (B, P)
+        of_keys = of_keys.movedim(-1, 0)  # (B, P, K)
         if memory.generated_keys:
             contents = memory.get_parameter(f"M_{name}")  # (P, d)
             weight = memory.get_parameter(f"key_generator_{name}.weight")  # (K, d)
-            squares[f"memory.M_{name}"] = _sum_squared(of_products, vectors, of_keys[name], weight)
-            squares[f"memory.key_generator_{name}.weight"] = (of_keys[name].mT @ contents).square().sum(dim=0)
-            squares[f"memory.key_generator_{name}.bias"] = of_keys[name].sum(dim=1).square().sum(dim=0)
+            squares[f"memory.M_{name}"] = _sum_squared(of_products, vectors, of_keys, weight)
+            squares[f"memory.key_generator_{name}.weight"] = (of_keys.mT @ contents).square().sum(dim=0)
+            squares[f"memory.key_generator_{name}.bias"] = of_keys.sum(dim=1).square().sum(dim=0)
         else:
             squares[f"memory.M_{name}"] = of_products.square().T @ vectors.square()
-            squares[f"memory.E_{name}"] = of_keys[name].square().sum(dim=0)
+            squares[f"memory.E_{name}"] = of_keys.square().sum(dim=0)
     return squares
 
 
-_SMALL = {
-    "memory.E_U",
-    "memory.E_V",
-    "memory.E_S",
-    "memory.M_S",
-    "controller.signal.bias",
-    "bias",
-    "log_beta",
-}
+class _OfAttention(NamedTuple):
+    """Gradients, sample by sample."""
+
+    signal: Tensor  # (3HK + 1, B)
+    keys: Tensor  # (3, P, K, B)
+    M_S: Tensor  # (P, 1, B)
+    beta: Tensor  # (B,)
 
 
-def _with_learned_keys(layer: NeurocoderLinear) -> NeurocoderLinear:
-    """The same map, its keys of U and V being parameters: their gradients are those of the keys."""
-    layer = copy.deepcopy(layer)
-    keys_U, keys_V, _ = layer.memory.keys()
-    layer.memory.E_U, layer.memory.E_V = nn.Parameter(keys_U), nn.Parameter(keys_V)
-    layer.memory.generated_keys = False
-    return layer
+@torch.enable_grad()
+def _of_attention(
+    layer: NeurocoderLinear, signal: Tensor, keys: Tensor, delta: Tensor, x: Tensor
+) -> tuple[_OfAttention, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of delta . y through the attention of the linear controller, and w_U, w_V (H, P, B), sigma (H, B), lambda (B).
+
+    Every sample is given keys, M_S and beta of its own; then one backward pass has the gradients of all.
+    """
+    memory, samples = layer.memory, len(x)
+
+    def of_each(parameter: Tensor) -> Tensor:
+        return parameter.detach().unsqueeze(-1).repeat(*[1] * parameter.ndim, samples).requires_grad_()
+
+    signal, beta = (
+        signal.detach().requires_grad_(),
+        torch.as_tensor(layer.beta, dtype=x.dtype, device=x.device),
+    )
+    own = (of_each(keys), of_each(memory.M_S), of_each(beta))
+    queries = signal[:, :-1].unflatten(1, (3, layer.heads, layer.key_dim))  # (1, 3, H, K, B)
+    w_U, w_V, w_S = (of_step.softmax(dim=-2) for (of_step,) in scores(queries, own[0], own[2], layer.variant))
+    sigma = layer.sums @ F.softplus((own[1].squeeze(1) * w_S).sum(1))
+    gate = layer._residual_gate(signal, sigma[layer.smallest])
+    read_U = (w_U * (memory.M_U @ x.T).detach()).sum(1)
+    read_V = (w_V * (memory.M_V @ delta.T).detach()).sum(1)
+    response = (sigma * read_U * read_V).sum()
+    if layer.R is not None:
+        response = response + (gate * ((x @ layer.R) * delta).sum(1).detach()).sum()
+    of_signal, *rest = torch.autograd.grad(response, (signal, *own))
+    return (
+        _OfAttention(of_signal.squeeze(0), *rest),
+        w_U.detach(),
+        w_V.detach(),
+        sigma.detach(),
+        gate.detach(),
+    )
 
 
 def _sum_squared(a: Tensor, x: Tensor, k: Tensor, weight: Tensor) -> Tensor:
