@@ -41,6 +41,8 @@ class Arguments:
     """Methods, separated by commas: adam, adagrad, sgd, l2, si, ewc, online-ewc."""
     layer: str = "neurocoder"
     """Layers, separated by commas: mlp, nsm, neurocoder, lowrank."""
+    preset: str = "best"
+    """Neurocoder and its control: best (only heads, with residual program: forgot least) or table-6 (the paper's: all layers)."""
     seeds: int = 1
     """Runs of each layer and method, with seeds from --first-seed on."""
     first_seed: int = 1
@@ -108,7 +110,13 @@ def expand(arguments: Arguments, argv: list[str]) -> list[tuple[str, ContinualCo
     configs = []
     for layer in dict.fromkeys(arguments.layer.split(",")):
         for method in dict.fromkeys(arguments.method.split(",")):
-            config = preset(arguments.benchmark, scenario=arguments.scenario, method=method, layer=layer)
+            config = preset(
+                arguments.benchmark,
+                scenario=arguments.scenario,
+                method=method,
+                layer=layer,
+                name=arguments.preset,
+            )
             config = with_given_settings(config, arguments, argv, program=PROGRAM)
             config.check()
             label = arguments.placement.label(layer, method)

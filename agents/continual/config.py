@@ -21,6 +21,8 @@ BENCHMARKS = {"split-mnist": "mnist", "split-cifar10": "cifar10", "split-cifar10
 """And the data set that each is made of."""
 SCENARIOS = ("task", "domain", "class")
 LAYERS = ("mlp", "nsm", "neurocoder", "lowrank")
+PRESETS = ("best", "table-6")
+"""Of the Neurocoder: the reading of the method that forgot least (docs/results/continual.md), or the paper's Table 6 to the letter."""
 METHODS = ("adam", "adagrad", "sgd", "l2", "si", "ewc", "online-ewc")
 
 LEARNING_RATES = {"sgd": 1e-2, "adagrad": 1e-2}  # 1e-3 for all others, which are on Adam
@@ -103,14 +105,20 @@ class ContinualConfig(ContinualSettings):
         return super().from_dict(fields | {"seeds": tuple(fields["seeds"])})
 
 
-def preset(benchmark: str, *, scenario: str, method: str, layer: str) -> ContinualConfig:
+def preset(benchmark: str, *, scenario: str, method: str, layer: str, name: str = "best") -> ContinualConfig:
     """The settings of the paper (Table 6) and of the benchmark it compares with.
+
+    Args:
+        name: "table-6", where every layer is a Neurocoder without residual program; or "best", which differs from it in two
+            things: only the heads are Neurocoders, and they have the residual program. The low-rank control follows.
 
     Raises:
         ValueError: in one line, a name that is not known.
     """
     check_known("method", method, METHODS)
     check_choice("scenario", scenario, SCENARIOS)
+    check_known("preset", name, PRESETS)
+    best = name == "best" and layer in ("neurocoder", "lowrank")
     strengths = STRENGTHS.get(method, (0.0, 0.0, 0.0))
     config = ContinualConfig(
         benchmark=benchmark,
@@ -118,8 +126,9 @@ def preset(benchmark: str, *, scenario: str, method: str, layer: str) -> Continu
         method=method,
         layer=layer,
         neurocoder=NeurocoderSettings(
-            slots=50, key_dim=5, heads=10, residual=False, orthogonality_weight=10.0
+            slots=50, key_dim=5, heads=10, residual=best, orthogonality_weight=10.0
         ),
+        adapt="heads" if best else "all",
         nsm=StoredProgramSettings(slots=5, key_dim=5, variant="release"),
         learning_rate=LEARNING_RATES.get(method, 1e-3),
         strength=strengths[SCENARIOS.index(scenario)],

@@ -274,7 +274,7 @@ def test_every_layer_method_and_seed_is_a_run_in_a_folder_of_its_own(grid):
     plain, low_rank = (
         result_of(folder / f"{layer}-adam-seed1")["parameters"] for layer in ("mlp", "lowrank")
     )
-    assert plain == 1024 * 8 + 8 * 8 + 2 * 8 + 2 and low_rank == 10 * (1024 + 8 + 8 + 8 + 8 + 2)
+    assert plain == 1024 * 8 + 8 * 8 + 2 * 8 + 2 and low_rank == 1024 * 8 + 8 * 8 + 10 * (8 + 2)
     thetas = [
         load_newest(folder / name / "checkpoints", warn=pytest.fail).tensors["parameters"]["theta"]
         for name in runs
@@ -417,6 +417,7 @@ MISTAKES = {
     "no benchmark": ([], "no benchmark given; name one of split-mnist, split-cifar10, split-cifar100"),
     "unknown benchmark": (["split-mnits"], "--benchmark 'split-mnits' .* (did you mean split-mnist?)"),
     "unknown scenario": (["split-mnist", "--scenario", "tasks"], "--scenario 'tasks' is not known"),
+    "unknown preset": (["split-mnist", "--preset", "table6"], "--preset 'table6' .* (did you mean table-6?)"),
     "unknown method": (["split-mnist", "--method", "adam,ewcc"], "--method 'ewcc' .* (did you mean ewc?)"),
     "unknown layer": (
         ["split-mnist", "--layer", "mlp,lowrnk"],

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents.continual.config import BENCHMARKS, LAYERS, METHODS, SCENARIOS, ContinualConfig, preset
+from agents.continual.config import BENCHMARKS, LAYERS, METHODS, PRESETS, SCENARIOS, ContinualConfig, preset
 from agents.continual.network import build_network, flatten, unflatten
 from agents.layer_settings import (
     FiLMSettings,
@@ -48,18 +48,31 @@ def test_the_preset_of_a_method_has_the_benchmarks_learning_rate_and_its_strengt
 @pytest.mark.parametrize(
     ("benchmark", "slots", "hidden"), [("split-mnist", 50, 256), ("split-cifar100", 100, 500)]
 )
-def test_the_preset_has_the_neurocoder_of_table_6_and_the_widths_of_table_7(benchmark, slots, hidden):
-    config = preset(benchmark, scenario="task", method="adam", layer="neurocoder")
+def test_the_preset_table_6_has_the_papers_neurocoder_and_the_widths_of_table_7(benchmark, slots, hidden):
+    config = preset(benchmark, scenario="task", method="adam", layer="neurocoder", name="table-6")
     layer = config.neurocoder
     assert (layer.slots, layer.key_dim, layer.heads, layer.residual) == (slots, 5, 10, False)
+    assert config.adapt == "all"
     assert layer.orthogonality_weight == 10 and layer.steps == 0  # the paper's "J = 1", the linear controller
     assert config.hidden == hidden and not config.bias
     assert (config.nsm.slots, config.nsm.key_dim) == (5, 5)
 
 
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_the_preset_best_is_table_6_with_plain_hidden_layers_and_a_residual_program(benchmark):
+    for layer in LAYERS:
+        best, paper = (
+            preset(benchmark, scenario="task", method="adam", layer=layer, name=name) for name in PRESETS
+        )
+        if layer in ("neurocoder", "lowrank"):
+            paper = replace(paper, adapt="heads", neurocoder=replace(paper.neurocoder, residual=True))
+        assert best == paper
+        assert best == preset(benchmark, scenario="task", method="adam", layer=layer)
+
+
 def network(layer: str, *, benchmark: str = "split-mnist", classes: int = 2, heads: int = 1, **changes):
     """As the network of a run, its parameters without numbers."""
-    config = preset(benchmark, scenario="task", method="adam", layer=layer)
+    config = preset(benchmark, scenario="task", method="adam", layer=layer, name="table-6")
     release = replace(config.neurocoder, variant="release")
     config = replace(config, **{"neurocoder": release} | changes)
     # What is measured when it is made needs numbers.
@@ -221,12 +234,13 @@ def test_settings_out_of_range_and_impossible_combinations_are_refused_in_one_li
         ("scenario", "classes"),
         ("method", "ewcc"),
         ("layer", "low-rank"),
+        ("preset", "table-7"),
     ],
 )
 def test_an_unknown_name_has_no_preset_and_is_refused_in_one_line(name, near):
     names = dict(benchmark="split-mnist", scenario="task", method="adam", layer="mlp")
     with pytest.raises(ValueError, match=f"^--{name} '{near}' is not known; choose one of [^\n]*$"):
-        preset(**names | {name: near})
+        preset(**names | {"name" if name == "preset" else name: near})
 
 
 def test_settings_can_be_imported_and_checked_without_torch_or_ray():
