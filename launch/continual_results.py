@@ -116,7 +116,7 @@ def draw(found: list[Outcome], path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9, max(4.5, 0.25 * len(found))), layout="constrained")
     for outcome in found:
         curves = metrics.accuracy_on_seen_tasks(outcome.accuracy)  # (S, T)
         deviation = curves.std(dim=0, correction=0)
@@ -126,7 +126,7 @@ def draw(found: list[Outcome], path: Path) -> None:
         )
     axes.set(xlabel="tasks seen", ylabel="average accuracy on them (%)", xticks=tasks)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 

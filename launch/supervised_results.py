@@ -73,7 +73,7 @@ def draw(by_label: dict[str, list[dict[str, Any]]], path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9, max(4.5, 0.25 * len(by_label))), layout="constrained")
     for label, results in by_label.items():
         at: dict[int, list[float]] = defaultdict(list)
         for result in results:
@@ -89,7 +89,7 @@ def draw(by_label: dict[str, list[dict[str, Any]]], path: Path) -> None:
     if not results[0]["larger_is_better"]:
         axes.set_yscale("log")
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
