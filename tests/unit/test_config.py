@@ -17,7 +17,8 @@ ALL_CHANGED = A3CConfig(
     head_on="both",
     neurocoder=NeurocoderSettings(
         slots=7, key_dim=2, heads=3, steps=1, least_used=2, residual=False, keys="learned", beta=None,
-        gate_from="signal", orthogonality_weight=0.2, variant="release",
+        gate_from="signal", gain=0.5, orthogonality_weight=0.2,
+        variant="release",
     ),
     hypernet=HyperNetSettings(scale="rows", hidden=5),
     workers=0, envs_per_worker=3, gpus_per_worker=0.5, total_steps=99, seed=11, deterministic=True,
