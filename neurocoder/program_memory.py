@@ -118,7 +118,8 @@ def _distance_from_orthonormal_rows(rows: Tensor) -> Tensor:
 def scores(queries: Tensor, keys: Tensor, beta: float | Tensor, variant: Variant) -> list[list[Tensor]]:
     """beta times the cosine of queries (J, 3, H, K, B) and keys (3, P, K): [memory][step], (H, P, B) each.
 
-    Keys (3, P, K, B) and beta (B,) are those of each input. One tensor a step: over large batches, memory that is newly mapped for one long tensor costs more than computing it.
+    Keys (3, P, K, B) and beta (B,) are those of each input. One tensor a step: over large batches, memory that is newly mapped
+    for one long tensor costs more than computing it.
     """
     if variant == "paper":
         return _products(_unit_length(queries, dim=-2), scaled_keys(keys, beta))

@@ -161,30 +161,23 @@ def _neurocoder(layer: NeurocoderLinear, delta: Tensor, x: Tensor, *own: Tensor)
     """
     if layer.steps:
         return one_by_one(layer, delta, x, *own)
-    memory = layer.memory
-    x, z = layer._rows(x, *own or (None,))
-    signal, keys = layer.controller(z), memory.keys()
-    small, w_U, w_V, sigma, gate = _of_attention(layer, signal, keys, delta, x)
+    memory, (x, z) = layer.memory, layer._rows(x, *own or (None,))
+    of = _gradients_of_each(layer, layer.controller(z), delta, x)
     squares = {name: torch.zeros_like(parameter) for name, parameter in layer.named_parameters()}
-    squares["controller.signal.weight"] = small.signal.square() @ z.square()
-    squares["controller.signal.bias"] = small.signal.square().sum(-1)
-    squares["memory.M_S"] = small.M_S.square().sum(-1)
-    squares["memory.E_S"] = small.keys[2].square().sum(-1)
+    squares["controller.signal.weight"] = of.signal.square() @ z.square()
+    squares["controller.signal.bias"] = of.signal.square().sum(dim=-1)
+    squares["memory.M_S"] = of.M_S.square().sum(dim=-1)
+    squares["memory.E_S"] = of.keys[2].square().sum(dim=-1)
     if layer.log_beta is not None:
-        squares["log_beta"] = (small.beta * layer.beta).square().sum()
+        squares["log_beta"] = (of.beta * layer.beta).square().sum()
     if layer.bias is not None:
-        squares["bias"] = delta.square().sum(0)
+        squares["bias"] = delta.square().sum(dim=0)
     if layer.R is not None:
-        squares["R"] = (gate.unsqueeze(1) * x).square().T @ delta.square()
-
-    read_U = sigma * (w_U * (memory.M_U @ x.T)).sum(1)  # (H, B)
-    read_V = sigma * (w_V * (memory.M_V @ delta.T)).sum(1)
-    for name, w, read, vectors, of_keys in (
-        ("U", w_U, read_V, x, small.keys[0]),
-        ("V", w_V, read_U, delta, small.keys[1]),
+        squares["R"] = (of.residual.unsqueeze(1) * x).square().T @ delta.square()
+    for name, of_products, vectors, of_keys in (
+        ("U", of.in_slots.T, x, of.keys[0].movedim(-1, 0)),  # (B, P), (B, d), (B, P, K)
+        ("V", of.out_slots.T, delta, of.keys[1].movedim(-1, 0)),
     ):
-        of_products = (w * read.unsqueeze(1)).sum(0).T  # gradient of M_U x or M_V delta, (B, P)
-        of_keys = of_keys.movedim(-1, 0)  # (B, P, K)
         if memory.generated_keys:
             contents = memory.get_parameter(f"M_{name}")  # (P, d)
             weight = memory.get_parameter(f"key_generator_{name}.weight")  # (K, d)
@@ -197,50 +190,44 @@ def _neurocoder(layer: NeurocoderLinear, delta: Tensor, x: Tensor, *own: Tensor)
     return squares
 
 
-class _OfAttention(NamedTuple):
-    """Gradients, sample by sample."""
+class _OfEach(NamedTuple):
+    """What delta . y depends on between the dense products, each sample with its own copy."""
 
     signal: Tensor  # (3HK + 1, B)
     keys: Tensor  # (3, P, K, B)
     M_S: Tensor  # (P, 1, B)
     beta: Tensor  # (B,)
+    in_slots: Tensor  # (P, B), M_U x
+    out_slots: Tensor  # (P, B), M_V delta
+    residual: Tensor  # (B,), delta . x R
 
 
 @torch.enable_grad()
-def _of_attention(
-    layer: NeurocoderLinear, signal: Tensor, keys: Tensor, delta: Tensor, x: Tensor
-) -> tuple[_OfAttention, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of delta . y through the attention of the linear controller, and w_U, w_V (H, P, B), sigma (H, B), lambda (B).
+def _gradients_of_each(layer: NeurocoderLinear, signal: Tensor, delta: Tensor, x: Tensor) -> _OfEach:
+    """Gradients of delta . y with the linear controller: as no sample shares anything, one backward pass has those of all."""
+    memory, R = layer.memory, layer.R
 
-    Every sample is given keys, M_S and beta of its own; then one backward pass has the gradients of all.
-    """
-    memory, samples = layer.memory, len(x)
+    def copies(parameter: Tensor) -> Tensor:
+        return parameter.unsqueeze(-1).repeat(*[1] * parameter.ndim, len(x))
 
-    def of_each(parameter: Tensor) -> Tensor:
-        return parameter.detach().unsqueeze(-1).repeat(*[1] * parameter.ndim, samples).requires_grad_()
-
-    signal, beta = (
-        signal.detach().requires_grad_(),
-        torch.as_tensor(layer.beta, dtype=x.dtype, device=x.device),
+    each = _OfEach(
+        signal=signal.squeeze(0),
+        keys=copies(memory.keys()),
+        M_S=copies(memory.M_S),
+        beta=copies(torch.as_tensor(layer.beta, dtype=x.dtype, device=x.device)),
+        in_slots=memory.M_U @ x.T,
+        out_slots=memory.M_V @ delta.T,
+        residual=x.new_zeros(len(x)) if R is None else ((x @ R) * delta).sum(dim=1),
     )
-    own = (of_each(keys), of_each(memory.M_S), of_each(beta))
+    each = _OfEach(*(leaf.detach().requires_grad_() for leaf in each))
+    signal = each.signal.unsqueeze(0)
     queries = signal[:, :-1].unflatten(1, (3, layer.heads, layer.key_dim))  # (1, 3, H, K, B)
-    w_U, w_V, w_S = (of_step.softmax(dim=-2) for (of_step,) in scores(queries, own[0], own[2], layer.variant))
-    sigma = layer.sums @ F.softplus((own[1].squeeze(1) * w_S).sum(1))
-    gate = layer._residual_gate(signal, sigma[layer.smallest])
-    read_U = (w_U * (memory.M_U @ x.T).detach()).sum(1)
-    read_V = (w_V * (memory.M_V @ delta.T).detach()).sum(1)
-    response = (sigma * read_U * read_V).sum()
-    if layer.R is not None:
-        response = response + (gate * ((x @ layer.R) * delta).sum(1).detach()).sum()
-    of_signal, *rest = torch.autograd.grad(response, (signal, *own))
-    return (
-        _OfAttention(of_signal.squeeze(0), *rest),
-        w_U.detach(),
-        w_V.detach(),
-        sigma.detach(),
-        gate.detach(),
-    )
+    similarities = scores(queries, each.keys, each.beta, layer.variant)
+    w_U, w_V, w_S = (of_step.softmax(dim=-2) for (of_step,) in similarities)  # (H, P, B)
+    sigma = layer.sums @ F.softplus((each.M_S.squeeze(1) * w_S).sum(1))  # (H, B)
+    through_program = sigma * (w_U * each.in_slots).sum(1) * (w_V * each.out_slots).sum(1)
+    through_R = layer._residual_gate(signal, sigma[layer.smallest]) * each.residual
+    return _OfEach(*torch.autograd.grad(through_program.sum() + through_R.sum(), each))
 
 
 def _sum_squared(a: Tensor, x: Tensor, k: Tensor, weight: Tensor) -> Tensor:
