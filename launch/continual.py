@@ -42,7 +42,7 @@ class Arguments:
     layer: str = "neurocoder"
     """Layers, separated by commas: mlp, nsm, neurocoder, lowrank."""
     preset: str = "best"
-    """Neurocoder and its control: best (only heads, with residual program: forgot least) or table-6 (the paper's: all layers)."""
+    """Neurocoder and its control: best (only heads, with residual program: best over methods) or table-6 (the paper's: all layers)."""
     seeds: int = 1
     """Runs of each layer and method, with seeds from --first-seed on."""
     first_seed: int = 1
