@@ -1,5 +1,6 @@
 # make train    install, train on Pong for about ten minutes, evaluate
 # make test     install, run the tests
+# make test-faults    the tests of faults and of RLlib that take minutes, too
 # make check    formatting, lint and types
 # make bench-layer, bench-supervised, bench-continual    speed of the layers, of whole training steps, of whole runs, on a
 #                                       quiet machine; JSON=path writes the figures
@@ -9,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: train test check bench-layer bench-supervised bench-continual venv
+.PHONY: train test test-faults check bench-layer bench-supervised bench-continual venv
 .DELETE_ON_ERROR:
 
 venv: .venv/installed
@@ -34,6 +35,9 @@ train: .venv/installed
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest --quiet
+
+test-faults: .venv/installed-dev
+	$(BIN)/python -m pytest --quiet -m "slow or not slow" tests/faults tests/cli/test_sweep_command.py tests/integration/test_rllib.py
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .

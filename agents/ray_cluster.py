@@ -9,17 +9,22 @@ import ray
 from agents.errors import TrainingError
 
 
-def connect(address: str | None, *, cpus: int) -> None:
+def connect(address: str | None, *, cpus: int) -> bool:
     """Joins the Ray cluster at `address` ("auto": the one running on this machine), or starts a local one of so many CPUs.
+
+    Returns:
+        whether it did; in a process that is connected already, a task of Ray's for one, there is nothing to do.
 
     Raises:
         TrainingError: no cluster at `address`.
     """
+    if ray.is_initialized():
+        return False
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default warns that it will change
     quiet: dict[str, Any] = dict(logging_level="ERROR", log_to_driver=False)
     if address is None:
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-        return
+        return True
     project = Path(__file__).parents[1]
     folders = ("agents", "envs", "launch", "neurocoder")
     packages = [str(project / name) for name in folders]  # for nodes that lack them
@@ -30,3 +35,4 @@ def connect(address: str | None, *, cpus: int) -> None:
         raise TrainingError(
             f"no Ray cluster at --address {address} ({cause}); start one with: ray start --head"
         ) from error
+    return True

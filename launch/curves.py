@@ -1,25 +1,57 @@
 """TensorBoard curves of an A3C run. The x axis is agent steps; emulator frames = steps x frame skip."""
 
 import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_owner import Metrics
+
+_print_exception = threading.excepthook
+
+
+def _print_unless_curves(arguments: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread of its own, and raises what went wrong there again in the thread that adds points."""
+    if type(arguments.thread).__name__ != "_AsyncWriterThread":
+        _print_exception(arguments)
+
+
+threading.excepthook = _print_unless_curves
 
 
 class Curves:
-    def __init__(self, folder: Path, *, frame_skip: int, env_steps: int):
-        """`env_steps`: where the run starts from; what an earlier process wrote beyond it is hidden (no jump back)."""
-        self.frame_skip = frame_skip
-        self.writer = SummaryWriter(str(folder), purge_step=env_steps + 1)
+    """Where the disk is full, a warning, and points are lost until a `flush` finds it writable again."""
 
-    def describe(self, config: A3CConfig) -> None:
+    def __init__(self, folder: Path, *, frame_skip: int, env_steps: int, warn: Callable[[str], None]):
+        """`env_steps`: where the run starts from; what an earlier process wrote beyond it is hidden (no jump back)."""
+        self.folder, self.frame_skip, self.warn = folder, frame_skip, warn
+        self.broken = True  # until it is open
+        with self._losing_points():
+            self._open(purge_step=env_steps + 1)
+
+    def _open(self, purge_step: int | None = None) -> None:
+        self.writer = SummaryWriter(str(self.folder), purge_step=purge_step)
+        self.broken = False
+
+    @contextmanager
+    def _losing_points(self) -> Iterator[None]:
+        """Nothing more goes into a file that has failed: half a point may stand at its end."""
+        try:
+            yield
+        except OSError as error:
+            self.broken = True
+            self.warn(f"curves cannot be written to {self.folder} ({error}); points are lost until they can")
+
+    def describe(self, settings: dict[str, Any]) -> None:
         """A page under the tab Text: what the axis means and every setting."""
-        rows = "\n".join(f"| {name} | {value} |" for name, value in config.to_dict().items())
-        self.writer.add_text(
+        rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
+        self._add(
+            "text",
             "run",
             f"The x axis is agent steps; emulator frames = {self.frame_skip} x steps. Returns are the games' own scores, "
             f"not clipped.\n\n| setting | value |\n|---|---|\n{rows}",
@@ -27,21 +59,25 @@ class Curves:
 
     def write(self, metrics: Metrics, steps_per_second: float) -> None:
         for step, episode in metrics.episodes:
-            self.writer.add_scalar("charts/episodic_return", episode.score, step)
-            self.writer.add_scalar("charts/episodic_length", episode.length, step)
-        if not metrics.losses:
-            return
-        scalars = {
-            "charts/SPS": steps_per_second,
-            "charts/frames": metrics.env_steps * self.frame_skip,
-            "charts/learning_rate": metrics.learning_rate,
-            "a3c/staleness": metrics.staleness,
-            "a3c/updates": metrics.updates,
-        } | {f"losses/{name}": value for name, value in metrics.losses.items()}
-        if metrics.attention is not None:
-            scalars["program/usage_entropy"] = usage_entropy(metrics.attention)
+            self._add("scalar", "charts/episodic_return", episode.score, step)
+            self._add("scalar", "charts/episodic_length", episode.length, step)
+        scalars: dict[str, float | None] = {"a3c/workers": metrics.workers}
+        scalars |= {f"faults/{name}": count for name, count in metrics.faults.items()}
+        if metrics.losses:
+            scalars |= {
+                "charts/SPS": steps_per_second,
+                "charts/frames": metrics.env_steps * self.frame_skip,
+                "charts/learning_rate": metrics.learning_rate,
+                "a3c/staleness": metrics.staleness,
+                "a3c/updates": metrics.updates,
+            }
+            scalars |= {f"losses/{name}": value for name, value in metrics.losses.items()}
+            if metrics.attention is not None:
+                scalars["program/usage_entropy"] = usage_entropy(metrics.attention)
         for tag, value in scalars.items():
-            self.writer.add_scalar(tag, value, metrics.env_steps)
+            if value is None:
+                continue
+            self._add("scalar", tag, value, metrics.env_steps)
 
     def write_attention(self, attention: np.ndarray, env_steps: int) -> None:
         """A picture of the mean attention (3, H, P): a panel for each of U, V, S, heads down, slots across."""
@@ -58,13 +94,25 @@ class Curves:
             panel.set(title=name, ylabel="head")
             figure.colorbar(picture, ax=panel)
         panels[-1].set_xlabel("slot of the Program Memory")
-        self.writer.add_figure("program/attention", figure, env_steps)
+        self._add("figure", "program/attention", figure, env_steps)
 
     def flush(self) -> None:
-        self.writer.flush()
+        """What is written so far is on the disk; a disk that was full is tried again."""
+        with self._losing_points():
+            if self.broken:
+                self._open()
+            self.writer.flush()
 
     def close(self) -> None:
-        self.writer.close()
+        with self._losing_points():
+            if not self.broken:
+                self.writer.close()
+
+    def _add(self, kind: str, *point: Any) -> None:
+        """`SummaryWriter.add_<kind>(*point)`."""
+        with self._losing_points():
+            if not self.broken:
+                getattr(self.writer, f"add_{kind}")(*point)
 
 
 def usage_entropy(attention: np.ndarray) -> float:

@@ -36,10 +36,13 @@ class A3CConfig:
     hypernet: HyperNetSettings = field(default_factory=HyperNetSettings)
     """Settings of the HyperNet head."""
 
-    workers: int = 2
-    """Rollout workers, each a Ray actor on one core; 0 trains in this process, without Ray."""
+    workers: int | Literal["auto"] = 2
+    """Rollout workers, each a Ray actor; 0 trains in this process, without Ray; auto takes all free cores of the cluster,
+    also those that join later."""
     envs_per_worker: int = 16
     """Games a worker steps together."""
+    cpus_per_worker: int = 1
+    """Cores a worker takes, and threads it computes with."""
     gpus_per_worker: float = 0.0
     """GPUs a worker takes, fractions allowed; 0 runs it on the CPU."""
     total_steps: int = 32_000_000
@@ -79,6 +82,15 @@ class A3CConfig:
     adam_epsilon: float = 1e-5
     """Adam's epsilon."""
 
+    max_restarts: int = 5
+    """How often in a row a worker may die without a push in between before the run ends."""
+    stall_seconds: float = 300.0
+    """A worker that pushes nothing for so long is killed and started anew."""
+    max_staleness: int = 1_000
+    """A gradient whose weights are more versions behind is dropped."""
+    max_bad_updates: int = 10
+    """Gradients that are not finite are refused; one more than so many ends the run."""
+
     def check(self) -> AtariSettings:
         """The game's settings, if every field is in range.
 
@@ -87,9 +99,16 @@ class A3CConfig:
         """
         settings = resolve(self.env)
         check_known("head", self.head, HEADS)
-        for name, low in dict(workers=0, envs_per_worker=1, total_steps=1, rollout_steps=1, seed=0).items():
+        if self.workers != "auto":
+            check_at_least("workers", self.workers, 0)
+        for name, low in dict(
+            envs_per_worker=1, cpus_per_worker=1, total_steps=1, rollout_steps=1, seed=0,
+            max_restarts=0, max_staleness=0, max_bad_updates=0,
+        ).items():  # fmt: skip
             check_at_least(name, getattr(self, name), low)
-        for name in ("learning_rate", "gradient_clip", "reward_clip", "rmsprop_epsilon", "adam_epsilon"):
+        for name in (
+            "learning_rate", "gradient_clip", "reward_clip", "rmsprop_epsilon", "adam_epsilon", "stall_seconds",
+        ):  # fmt: skip
             check_positive(name, getattr(self, name))
         for name in ("gpus_per_worker", "entropy_weight", "value_weight"):
             check_not_negative(name, getattr(self, name))
@@ -105,6 +124,10 @@ class A3CConfig:
                 f"--deterministic needs --workers 0, but --workers is {self.workers}: asynchronous workers push in any order"
             )
         return settings
+
+    def policy(self) -> "A3CConfig":
+        """What a checkpoint carries for those who play its policy."""
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

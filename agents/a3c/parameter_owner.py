@@ -3,7 +3,8 @@
 It knows nothing of Ray. n: number of parameters.
 """
 
-from collections import deque
+import time
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from agents.a3c.config import A3CConfig
 from agents.a3c.optimizers import build_optimizer
 from agents.a3c.policy import build_policy, flatten_parameters
 from agents.a3c.worker import Report
+from agents.errors import TrainingError
 from envs.atari import Episode, action_count, resolve
 
 RECENT_EPISODES = 100  # over which the mean return is taken
@@ -28,6 +30,13 @@ class Weights(NamedTuple):
     vector: np.ndarray  # (n,) float32
     finished: bool
     """The run has taken all its steps: stop."""
+
+
+class Start(NamedTuple):
+    """Where a worker's games and its action generator go on from."""
+
+    env_steps: int
+    random_state: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -69,10 +78,20 @@ class Metrics:
     """With the step count at which each was reported."""
     attention: np.ndarray | None = None
     """The latest mean attention over slots, (3, H, P)."""
+    workers: int = 1
+    """At work now."""
+    faults: dict[str, int] = field(default_factory=dict)
+    """Counts since the start of this process: pushes refused as duplicate, late or not_finite, restarts of workers, and
+    steps_lost, the steps whose gradients were never applied, or at most that many."""
+    messages: list[str] = field(default_factory=list)
+    """What went wrong since the last look, a line each."""
 
 
 class ParameterOwner:
-    """Applies gradients in the order they come; every answer carries the new weights."""
+    """Applies gradients in the order they come; every answer carries the new weights.
+
+    A push that comes twice, too late or with a number that is not finite is refused and counted.
+    """
 
     def __init__(self, config: A3CConfig, snapshot: Snapshot | None = None):
         self.config = config
@@ -84,6 +103,9 @@ class ParameterOwner:
         self.recent_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
         self.random_states: dict[str, Tensor] = {}
         self.attention: np.ndarray | None = None
+        self.faults: Counter[str] = Counter(duplicate=0, late=0, not_finite=0, steps_lost=0)
+        self._latest: dict[int, tuple[int, int]] = {}  # worker -> (attempt, number) of its last push
+        self._heard: dict[int, float] = {}  # worker -> when it last began or pushed
         if snapshot is not None:
             self._restore(snapshot)
         self._reports: list[
@@ -112,8 +134,50 @@ class ParameterOwner:
     def pull(self) -> Weights:
         return Weights(self.updates, self.flat.detach().numpy(), self.finished)
 
+    def begin(self, worker: int) -> Start:
+        """A worker asks where to go on from, before its first rollout."""
+        self._heard[worker] = time.monotonic()
+        return Start(self.env_steps, self.random_states.get(str(worker)))
+
+    def end(self, worker: int) -> int | None:
+        """A worker is no more: the attempt that its last push came from, None if none came."""
+        self._heard.pop(worker, None)
+        return self._latest.get(worker, (None,))[0]
+
+    def silences(self) -> dict[int, float]:
+        """Seconds since each worker at work began or pushed."""
+        now = time.monotonic()
+        return {worker: now - heard for worker, heard in self._heard.items()}
+
     def push(self, gradient: np.ndarray, report: Report) -> Weights:
-        """Applies one gradient (n,) and answers with the weights after it."""
+        """Applies one gradient (n,), if it is good, and answers with the weights after it.
+
+        Raises:
+            TrainingError: more than `max_bad_updates` were not finite.
+        """
+        self._heard[report.worker] = time.monotonic()
+        if (report.attempt, report.number) <= self._latest.get(report.worker, (0, 0)):
+            self.faults["duplicate"] += 1
+            return self.pull()
+        self._latest[report.worker] = (report.attempt, report.number)
+        if report.not_finite is not None:
+            self._refuse("not_finite", report)
+            if self.faults["not_finite"] > self.config.max_bad_updates:
+                raise TrainingError(
+                    f"{report.not_finite} was not finite in worker {report.worker} on {self.config.env}, and "
+                    f"{self.faults['not_finite']} updates had to be refused; a lower --learning-rate may help"
+                )
+        elif self.updates - report.version > self.config.max_staleness:
+            self._refuse("late", report)
+        else:
+            self._apply(gradient, report)
+        return self.pull()
+
+    def _refuse(self, fault: str, report: Report) -> None:
+        self.faults[fault] += 1
+        self.faults["steps_lost"] += report.steps
+
+    def _apply(self, gradient: np.ndarray, report: Report) -> None:
         staleness = self.updates - report.version
         self.optimizer.param_groups[0]["lr"] = self.learning_rate
         self.flat.grad = torch.from_numpy(gradient)
@@ -126,7 +190,6 @@ class ParameterOwner:
         if report.attention is not None:
             self.attention = report.attention
         self._reports.append((self.env_steps, staleness, report))
-        return self.pull()
 
     def drain(self) -> Metrics:
         """What happened since the last call."""
@@ -137,6 +200,7 @@ class ParameterOwner:
             learning_rate=self.learning_rate,
             mean_return=float(np.mean(self.recent_returns)) if self.recent_returns else None,
             attention=self.attention,
+            faults=dict(self.faults),
         )
         if reports:
             names = reports[0][2].losses

@@ -1,18 +1,24 @@
 """A3C on Ray: the parameter owner and the rollout workers as actors.
 
-Each worker pushes a gradient and gets the new weights in the answer; nobody waits for anybody else.
+Each worker pushes a gradient and gets the new weights in the answer; nobody waits for anybody else. A worker that dies or
+hangs is started anew. The parameter owner has the only copy of the weights: if it dies, the run ends, to be resumed from its
+newest checkpoint.
 """
 
 import os
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import ray
 import torch
 from ray.actor import ActorHandle
+from ray.exceptions import RayError, RayTaskError
+from ray.util import get_current_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from agents.a3c.config import A3CConfig
-from agents.a3c.parameter_owner import Metrics, ParameterOwner, Snapshot, Weights
+from agents.a3c.parameter_owner import Metrics, ParameterOwner, Snapshot, Start, Weights
 from agents.a3c.worker import Report, RolloutWorker
 from agents.errors import TrainingError
 from agents.ray_cluster import connect
@@ -25,6 +31,15 @@ class OwnerActor:
     def __init__(self, config: A3CConfig, snapshot: Snapshot | None):
         torch.set_num_threads(1)
         self.owner = ParameterOwner(config, snapshot)
+
+    def begin(self, worker: int) -> Start:
+        return self.owner.begin(worker)
+
+    def end(self, worker: int) -> int | None:
+        return self.owner.end(worker)
+
+    def silences(self) -> dict[int, float]:
+        return self.owner.silences()
 
     def pull(self) -> Weights:
         return self.owner.pull()
@@ -39,78 +54,183 @@ class OwnerActor:
         return self.owner.snapshot()
 
 
+def work(config: A3CConfig, index: int, attempt: int, owner: ActorHandle) -> None:
+    """A worker's life: rollout, push, again, until the run has taken its steps."""
+    torch.set_num_threads(config.cpus_per_worker)
+    start = ray.get(owner.begin.remote(index))
+    worker = RolloutWorker(
+        config, index, attempt=attempt, env_steps=start.env_steps, random_state=start.random_state
+    )
+    weights = ray.get(owner.pull.remote())
+    while not weights.finished:
+        worker.load(weights.vector)
+        gradient, report = worker.rollout(weights.version)
+        weights = ray.get(owner.push.remote(gradient, report))
+
+
 @ray.remote
 class WorkerActor:
-    """A rollout worker as an actor, one thread."""
+    """A rollout worker as an actor."""
 
-    def __init__(self, config: A3CConfig, index: int, env_steps: int, random_state: torch.Tensor | None):
-        torch.set_num_threads(1)
-        self.worker = RolloutWorker(config, index, env_steps=env_steps, random_state=random_state)
+    def work(self, config: A3CConfig, index: int, attempt: int, owner: ActorHandle) -> None:
+        work(config, index, attempt, owner)
 
-    def run(self, owner: ActorHandle) -> None:
-        """Rollout, push, again, until the run has taken its steps."""
-        weights = ray.get(owner.pull.remote())
-        while not weights.finished:
-            self.worker.load(weights.vector)
-            gradient, report = self.worker.rollout(weights.version)
-            weights = ray.get(owner.push.remote(gradient, report))
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker as the driver sees it."""
+
+    index: int
+    attempt: int
+    actor: ActorHandle
+    deaths: int
+    """In a row, with no push in between."""
+    first_cause: str
+    """Of these deaths."""
 
 
 class RayTraining:
-    """Starts the actors and watches over them. One that fails ends the run with its error."""
+    """Starts the actors and watches over them."""
 
     def __init__(self, config: A3CConfig, snapshot: Snapshot | None, *, address: str | None):
-        self.env = config.env
-        # A local cluster is told of as many CPUs as there are workers, so that it starts all of them on a smaller machine too.
-        connect(address, cpus=max(config.workers, os.cpu_count() or 1))
-        for kind, asked in (("CPU", config.workers), ("GPU", config.workers * config.gpus_per_worker)):
-            there = ray.cluster_resources().get(kind, 0)
-            if asked > there:  # Ray would wait for more without a word
-                ray.shutdown()
-                raise TrainingError(
-                    f"{config.workers} workers need {asked:g} {kind}s, but the Ray cluster has {there:g}; "
-                    f"ask for fewer --workers or a smaller share"
-                )
-        self.owner = OwnerActor.options(num_cpus=0).remote(config, snapshot)  # type: ignore[attr-defined]
-        env_steps = snapshot.env_steps if snapshot else 0
-        random_states = snapshot.random_states if snapshot else {}
-        self.workers = [
-            WorkerActor.options(num_cpus=1, num_gpus=config.gpus_per_worker).remote(  # type: ignore[attr-defined]
-                config, index, env_steps, random_states.get(str(index))
-            )
-            for index in range(config.workers)
-        ]
-        self.running = [worker.run.remote(self.owner) for worker in self.workers]
+        self.config = config
+        # A local cluster is told of as many CPUs as the workers take, so that it starts all of them on a smaller machine too.
+        cores = os.cpu_count() or 1
+        asked = 0 if config.workers == "auto" else config.workers * config.cpus_per_worker
+        self.connected = connect(address, cpus=max(asked, cores))
+        try:
+            self._check_size()
+        except TrainingError:
+            self._disconnect()
+            raise
+        beside_driver, self.spread = _placement()
+        placed = OwnerActor.options(num_cpus=0, scheduling_strategy=beside_driver)  # type: ignore[attr-defined]
+        self.owner = placed.remote(config, snapshot)
+        self.running: dict[Any, Worker] = {}  # by the answer that comes when the worker ends
+        self.restarts = 0
+        self.messages: list[str] = []
+        for index in range(self._free_places() if config.workers == "auto" else config.workers):
+            self._start(index)
+        self.started = len(self.running)
 
     @property
     def finished(self) -> bool:
         return not self.running
 
     def advance(self) -> None:
-        done, self.running = ray.wait(self.running, num_returns=1, timeout=1.0)
-        self._get(done, f"a worker on {self.env}")
+        ended, _ = ray.wait(list(self.running), num_returns=1, timeout=1.0)
+        for answer in ended:
+            worker = self.running.pop(answer)
+            try:
+                ray.get(answer)
+            except TrainingError:
+                raise
+            except RayError as error:
+                self._restart(worker, _cause(error))
+        silences = self._ask(self.owner.silences.remote())
+        self._end_stalled(silences)
+        if self.config.workers == "auto" and len(silences) == len(self.running) > 0:  # all have found a place
+            for _ in range(self._free_places()):
+                self._start(self.started)
+                self.started += 1
 
     def drain(self) -> Metrics:
-        return self._get(self.owner.drain.remote(), "the parameter owner")
+        metrics = self._ask(self.owner.drain.remote())
+        rollout = self.config.rollout_steps * self.config.envs_per_worker
+        metrics.faults["restarts"] = self.restarts
+        metrics.faults["steps_lost"] += self.restarts * rollout
+        metrics.workers = len(self.running)
+        metrics.messages, self.messages = self.messages, []
+        return metrics
 
     def snapshot(self) -> Snapshot:
-        return self._get(self.owner.snapshot.remote(), "the parameter owner")
+        return self._ask(self.owner.snapshot.remote())
+
+    def _check_size(self) -> None:
+        """TrainingError if the cluster is too small: Ray would wait for more without a word."""
+        config, there = self.config, ray.cluster_resources()
+        workers = 1 if config.workers == "auto" else config.workers
+        for kind, each in (("CPU", config.cpus_per_worker), ("GPU", config.gpus_per_worker)):
+            if workers * each > there.get(kind, 0):
+                raise TrainingError(
+                    f"{workers} workers need {workers * each:g} {kind}s, but the Ray cluster has {there.get(kind, 0):g}; "
+                    f"ask for fewer --workers or a smaller share"
+                )
+
+    def _free_places(self) -> int:
+        """Workers that the cluster's free cores and GPUs would hold."""
+        free, config = ray.available_resources(), self.config
+        places = free.get("CPU", 0) / config.cpus_per_worker
+        if config.gpus_per_worker:
+            places = min(places, free.get("GPU", 0) / config.gpus_per_worker)
+        return int(places)
+
+    def _start(self, index: int, *, attempt: int = 0, deaths: int = 0, first_cause: str = "") -> None:
+        config = self.config
+        actor = WorkerActor.options(  # type: ignore[attr-defined]
+            num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker, scheduling_strategy=self.spread
+        ).remote()
+        answer = actor.work.remote(config, index, attempt, self.owner)
+        self.running[answer] = Worker(index, attempt, actor, deaths, first_cause)
+
+    def _restart(self, worker: Worker, cause: str) -> None:
+        ray.kill(worker.actor)
+        pushed = self._ask(self.owner.end.remote(worker.index))
+        deaths, first_cause = worker.deaths + 1, worker.first_cause or cause
+        if pushed == worker.attempt:  # it had been at work
+            deaths, first_cause = 1, cause
+        name = f"worker {worker.index} on {self.config.env}"
+        if deaths > self.config.max_restarts:
+            raise TrainingError(f"{name} failed {deaths} times in a row; the first time: {first_cause}")
+        self.restarts += 1
+        self.messages.append(f"{name} is started anew, restart {self.restarts} of this run: {cause}")
+        self._start(worker.index, attempt=worker.attempt + 1, deaths=deaths, first_cause=first_cause)
+
+    def _end_stalled(self, silences: dict[int, float]) -> None:
+        for worker in self.running.values():
+            silent = silences.get(worker.index, 0.0)
+            if silent > self.config.stall_seconds:
+                self.messages.append(
+                    f"worker {worker.index} on {self.config.env} has pushed nothing for {silent:.0f} s and is killed"
+                )
+                ray.kill(worker.actor)
 
     @staticmethod
-    def _get(answer: Any, who: str) -> Any:
+    def _ask(answer: Any) -> Any:
+        """The parameter owner's answer."""
         try:
             return ray.get(answer)
-        except ray.exceptions.RayError as error:
-            cause = str(error).strip().splitlines()[-1]
-            raise TrainingError(f"{who} failed: {cause}") from error
+        except RayError as error:
+            raise TrainingError(f"the parameter owner failed: {_cause(error)}") from error
 
     def close(self) -> None:
-        for actor in (*self.workers, self.owner):
-            ray.kill(actor)
-        ray.shutdown()
+        for worker in self.running.values():
+            ray.kill(worker.actor)
+        ray.kill(self.owner)
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self.connected:
+            ray.shutdown()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _placement() -> tuple[Any, Any]:
+    """Where the owner and the workers go: beside the driver, and spread over the nodes; or all into the driver's own group."""
+    group = get_current_placement_group()
+    if group is not None:
+        within = PlacementGroupSchedulingStrategy(group)
+        return within, within
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False), "SPREAD"
+
+
+def _cause(error: RayError) -> str:
+    """In one line: the exception that was raised in an actor, or how its process ended."""
+    if isinstance(error, RayTaskError):
+        return f"{type(error.cause).__name__}: {error.cause}".splitlines()[0]
+    return str(error).strip().splitlines()[-1].split(" Some common causes")[0]

@@ -25,6 +25,10 @@ class Report:
     """What a worker tells of one rollout, beside the gradient."""
 
     worker: int
+    attempt: int
+    """How often the worker has been started anew."""
+    number: int
+    """Of the rollout since then, from 1."""
     version: int
     """Version of the weights that the gradient was computed with."""
     steps: int
@@ -34,7 +38,9 @@ class Report:
     episodes: list[Episode]
     random_state: Tensor
     """State of the worker's action generator after the rollout, uint8."""
-    attention: np.ndarray | None
+    not_finite: str | None = None
+    """The first thing with a NaN or an infinity in it, if there is one: the gradient is worthless."""
+    attention: np.ndarray | None = None
     """Now and then, for a Neurocoder actor: the mean attention over the slots, (3, H, P)."""
 
 
@@ -45,7 +51,7 @@ class Rollout:
     features: Tensor  # (T, N, 1024), with the graph of the convolutions
     start: Tensor  # (T, N) bool: the LSTM's state is zero before this step
     actions: Tensor  # (T, N) int64
-    rewards: Tensor  # (T, N), clipped
+    rewards: Tensor  # (T, N), clipped; NaN where the game gave no finite one
     terminated: Tensor  # (T, N) bool
     truncated: Tensor  # (T, N) bool
     valid: Tensor  # (T, N) bool: False where a game only began anew
@@ -56,10 +62,16 @@ class RolloutWorker:
     """Worker number `index` of a run: its games, its copy of the network, its random state."""
 
     def __init__(
-        self, config: A3CConfig, index: int, *, env_steps: int = 0, random_state: Tensor | None = None
+        self,
+        config: A3CConfig,
+        index: int,
+        *,
+        attempt: int = 0,
+        env_steps: int = 0,
+        random_state: Tensor | None = None,
     ):
         """`env_steps` and `random_state`: where the run continues from; games begin anew there."""
-        self.config, self.index = config, index
+        self.config, self.index, self.attempt = config, index, attempt
         self.device = torch.device("cuda" if config.gpus_per_worker else "cpu")
         settings = resolve(config.env)
         self.network = build_policy(config, action_count(settings.rom)).to(self.device)
@@ -96,11 +108,14 @@ class RolloutWorker:
         self.rollouts += 1
         report = Report(
             worker=self.index,
+            attempt=self.attempt,
+            number=self.rollouts,
             version=version,
             steps=int(played.valid.sum()),
             losses=losses | {"gradient_norm": norm.item()},
             episodes=played.episodes,
             random_state=self.generator.get_state(),
+            not_finite=self._not_finite(played.rewards, norm),
             attention=self._attention(hidden) if self.rollouts % TRACE_EVERY == 1 else None,
         )
         return self.gradient.cpu().numpy(), report
@@ -125,11 +140,12 @@ class RolloutWorker:
         def stacked(name: str) -> Tensor:
             return torch.from_numpy(np.stack([getattr(step, name) for step in steps])).to(self.device)
 
+        rewards, limit = stacked("reward"), self.config.reward_clip
         return Rollout(
             features=torch.stack(features),
             start=torch.stack(starts),
             actions=torch.stack(actions),
-            rewards=stacked("reward").clamp(-self.config.reward_clip, self.config.reward_clip),
+            rewards=rewards.clamp(-limit, limit).where(rewards.isfinite(), torch.nan),
             terminated=stacked("terminated"),
             truncated=stacked("truncated"),
             valid=~stacked("reset"),
@@ -169,6 +185,17 @@ class RolloutWorker:
             "orthogonality": orthogonality.item(),
         }
         return losses, total, hidden.detach()
+
+    def _not_finite(self, rewards: Tensor, norm: Tensor) -> str | None:
+        """What to tell of a rollout with rewards (T, N) and this norm of the gradient."""
+        if not rewards.isfinite().all():
+            return "the reward of a game"
+        if norm.isfinite():
+            return None
+        for name, parameter in self.network.named_parameters():
+            if parameter.grad is not None and not parameter.grad.isfinite().all():
+                return f"the gradient of {name}"
+        return "the norm of the gradient"
 
     def _attention(self, hidden: Tensor) -> np.ndarray | None:
         """Mean over a rollout and the attention steps, (3, H, P), if the actor is a Neurocoder layer."""

@@ -21,7 +21,8 @@ ALL_CHANGED = A3CConfig(
         variant="release",
     ),
     hypernet=HyperNetSettings(scale="rows", hidden=5),
-    workers=0, envs_per_worker=3, gpus_per_worker=0.5, total_steps=99, seed=11, deterministic=True,
+    workers=0, envs_per_worker=3, cpus_per_worker=2, gpus_per_worker=0.5, total_steps=99, seed=11, deterministic=True,
+    max_restarts=1, stall_seconds=9.0, max_staleness=5, max_bad_updates=2,
     rollout_steps=6, gamma=0.9, gae_lambda=0.8, entropy_weight=0.02, value_weight=0.25, reward_clip=2.0,
     life_loss_terminates=False, gradient_clip=0.5,
     optimizer="adam", learning_rate=1e-3, anneal=False, rmsprop_decay=0.95, rmsprop_epsilon=0.01, adam_epsilon=1e-8,
@@ -67,6 +68,10 @@ def test_settings_in_range_give_the_settings_of_the_game(config):
     "flag, value",
     [
         ("--workers", 0),
+        ("--workers", "auto"),
+        ("--max-restarts", 0),
+        ("--max-staleness", 0),
+        ("--max-bad-updates", 0),
         ("--gamma", 0.0),
         ("--gamma", 1.0),
         ("--gae-lambda", 0.0),
@@ -89,7 +94,8 @@ def test_a_setting_at_the_edge_of_its_range_is_accepted(flag, value):
 
 NAN, INFINITE = float("nan"), float("inf")
 ABOVE_ZERO = (
-    "--learning-rate", "--gradient-clip", "--reward-clip", "--rmsprop-epsilon", "--adam-epsilon", "--neurocoder.beta"
+    "--learning-rate", "--gradient-clip", "--reward-clip", "--rmsprop-epsilon", "--adam-epsilon", "--stall-seconds",
+    "--neurocoder.beta",
 )  # fmt: skip
 ZERO_OR_MORE = (
     "--gpus-per-worker",
@@ -104,6 +110,10 @@ OUT_OF_RANGE = [
     ("--head", "neurocodr"),
     ("--workers", -1),
     ("--envs-per-worker", 0),
+    ("--cpus-per-worker", 0),
+    ("--max-restarts", -1),
+    ("--max-staleness", -1),
+    ("--max-bad-updates", -1),
     ("--total-steps", 0),
     ("--rollout-steps", 0),
     ("--seed", -1),

@@ -15,7 +15,12 @@ ALLOWED = {  # what each folder may import of the project
 }
 PROJECT = {*ALLOWED, "tests"}
 LIGHT = {"neurocoder", "torch", *sys.stdlib_module_names}  # all that neurocoder may import
-RAY = {"agents/a3c/ray_training.py", "agents/ray_cluster.py", "agents/rllib.py"}  # and all of launch
+RAY = {
+    "agents/a3c/ray_training.py",
+    "agents/ray_cluster.py",
+    "agents/rllib.py",
+    "agents/rllib_training.py",
+}  # and all of launch
 
 
 def imported_packages(source: str, path: Path) -> list[tuple[int, str]]:

@@ -9,16 +9,10 @@ from agents.a3c.config import A3CConfig
 from agents.a3c.optimizers import SharedRMSProp
 from agents.a3c.parameter_owner import ParameterOwner
 from agents.a3c.policy import build_policy, flatten_parameters
-from agents.a3c.worker import Report
 from envs.atari import action_count
+from tests.unit.reports import next_report
 
 ACTIONS = action_count("pong")
-
-
-def report(steps: int, version: int = 0) -> Report:
-    return Report(
-        worker=0, version=version, steps=steps, losses={}, episodes=[], random_state=torch.zeros(1), attention=None
-    )  # fmt: skip
 
 
 def random_gradients(count: int, size: int) -> list[np.ndarray]:
@@ -52,14 +46,14 @@ def test_the_learning_rate_falls_linearly_to_0_over_the_total_steps_and_stays_th
     owner = ParameterOwner(A3CConfig(head="mlp", total_steps=100, learning_rate=0.08))
     gradient, rates = np.zeros(owner.flat.numel(), dtype=np.float32), [owner.learning_rate]
     for steps in (25, 15, 10, 50, 30):
-        owner.push(gradient, report(steps))
+        owner.push(gradient, next_report(owner, steps=steps))
         rates.append(owner.learning_rate)
     assert rates == pytest.approx([0.08, 0.06, 0.048, 0.04, 0.0, 0.0])
 
 
 def test_without_annealing_the_learning_rate_stays():
     owner = ParameterOwner(A3CConfig(head="mlp", total_steps=100, learning_rate=0.08, anneal=False))
-    owner.push(np.zeros(owner.flat.numel(), dtype=np.float32), report(75))
+    owner.push(np.zeros(owner.flat.numel(), dtype=np.float32), next_report(owner, steps=75))
     assert owner.learning_rate == 0.08
 
 
@@ -69,7 +63,7 @@ def test_every_update_is_made_with_the_annealed_rate_of_its_time():
     shown = torch.arange(0, owner.flat.numel(), 40_000)  # a few of the three million
     start, gradients = owner.flat.detach()[shown].clone(), random_gradients(5, owner.flat.numel())
     for gradient in gradients:
-        owner.push(gradient, report(25))
+        owner.push(gradient, next_report(owner, steps=25))
     expected, _ = slow_rmsprop(
         start,
         [gradient[shown.numpy()] for gradient in gradients],
@@ -97,7 +91,7 @@ def test_adam_on_the_flat_vector_equals_torchs_adam_on_the_separate_parameters(h
             parameter.grad = view.grad.clone()
         reference.param_groups[0]["lr"] = config.learning_rate * (1 - update * 20 / 100)
         reference.step()
-        owner.push(gradient, report(20))
+        owner.push(gradient, next_report(owner, steps=20))
 
     updated = owner.network.state_dict()
     for name, parameter in network.named_parameters():

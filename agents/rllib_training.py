@@ -1,0 +1,164 @@
+"""Training of the A3C policy by RLlib's IMPALA, APPO or PPO, behind the same interface as A3C itself."""
+
+import logging
+import math
+import os
+from collections import deque
+from typing import Any, Self
+
+import numpy as np
+import ray
+import torch
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.algorithms.appo import APPOConfig
+from ray.rllib.algorithms.impala import IMPALAConfig
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.tune.registry import register_env
+
+from agents.a3c.parameter_owner import RECENT_EPISODES, Metrics, Snapshot
+from agents.errors import TrainingError
+from agents.ray_cluster import connect
+from agents.rllib import LEARNERS, NeurocoderRLModule
+from agents.rllib_config import RLlibConfig
+from envs.atari import Episode, resolve
+from envs.atari_game import AtariGame
+
+CONFIGS: dict[str, type[AlgorithmConfig]] = {"impala": IMPALAConfig, "appo": APPOConfig, "ppo": PPOConfig}
+MODULE = "default_policy"
+
+
+class RLlibTraining:
+    """An RLlib algorithm that trains `NeurocoderRLModule`.
+
+    A snapshot holds the weights, not the optimiser's statistics: those begin anew when a run is resumed.
+    """
+
+    def __init__(self, config: RLlibConfig, snapshot: Snapshot | None = None, *, address: str | None = None):
+        self.config = config
+        processes = config.env_runners + config.learners + 1
+        self.connected = connect(address, cpus=max(processes, os.cpu_count() or 1))
+        logging.getLogger("ray.rllib").setLevel(logging.ERROR)
+        self.algorithm = algorithm_config(config).build_algo()
+        self.before = snapshot
+        if snapshot is not None:
+            learners = self.algorithm.learner_group
+            weights = learners.get_weights()
+            weights[MODULE] |= {f"policy.{name}": tensor for name, tensor in snapshot.parameters.items()}
+            learners.set_weights(weights)
+            self.algorithm.env_runner_group.sync_weights(from_worker_or_learner_group=learners)
+        self.env_steps, self.updates, self.games = (
+            (snapshot.env_steps, snapshot.updates, snapshot.episodes) if snapshot else (0, 0, 0)
+        )
+        self.recent: deque[float] = deque(snapshot.recent_returns if snapshot else (), maxlen=RECENT_EPISODES)
+        self.first_steps = self.env_steps
+        self.new_games: list[tuple[int, Episode]] = []
+        self.losses: dict[str, float] = {}
+
+    @property
+    def finished(self) -> bool:
+        return self.env_steps >= self.config.total_steps
+
+    def advance(self) -> None:
+        try:
+            result = self.algorithm.train()
+        except ray.exceptions.RayError as error:
+            raise TrainingError(f"RLlib failed: {str(error).strip().splitlines()[-1]}") from error
+        self.env_steps = self.first_steps + int(result.get("num_env_steps_sampled_lifetime", 0))
+        games = result.get("env_runners", {}).get("games", ())
+        for score, length in games if isinstance(games, list) else ():  # RLlib has NaN where nothing was told
+            self.new_games.append((self.env_steps, Episode(score, length)))
+            self.recent.append(score)
+            self.games += 1
+        learnt = result.get("learners", {}).get(MODULE, {})
+        losses = {name: float(value) for name, value in learnt.items() if name.endswith(("loss", "entropy"))}
+        self.losses = {
+            name: value for name, value in losses.items() if math.isfinite(value)
+        }  # NaN: no update
+
+    def drain(self) -> Metrics:
+        games, self.new_games = self.new_games, []
+        return Metrics(
+            env_steps=self.env_steps,
+            updates=self.updates,
+            learning_rate=self.config.learning_rate,
+            mean_return=float(np.mean(self.recent)) if self.recent else None,
+            losses=self.losses,
+            episodes=games,
+            workers=self.config.env_runners,
+        )
+
+    def snapshot(self) -> Snapshot:
+        weights = self.algorithm.learner_group.get_weights()[MODULE]
+        return Snapshot(
+            env_steps=self.env_steps,
+            updates=self.updates,
+            episodes=self.games,
+            recent_returns=list(self.recent),
+            parameters={
+                name.removeprefix("policy."): torch.as_tensor(value).detach().cpu().clone()
+                for name, value in weights.items()
+                if name.startswith("policy.")
+            },
+            optimizer={},
+            random_states={},
+        )
+
+    def close(self) -> None:
+        self.algorithm.stop()
+        if self.connected:
+            ray.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def algorithm_config(config: RLlibConfig) -> AlgorithmConfig:
+    """RLlib's configuration of such a run."""
+    settings, policy = resolve(config.env), config.policy()
+    register_env(
+        "neurocoder-atari",
+        lambda _: AtariGame(settings, life_loss_terminates=True, reward_clip=config.reward_clip),
+    )
+    algorithm = (
+        CONFIGS[config.algo]()
+        .api_stack(enable_rl_module_and_learner=True, enable_env_runner_and_connector_v2=True)
+        .environment("neurocoder-atari")
+        .env_runners(
+            num_env_runners=config.env_runners,
+            num_envs_per_env_runner=config.envs_per_runner,
+            rollout_fragment_length=config.rollout_steps,
+        )
+        .learners(num_learners=config.learners, num_gpus_per_learner=config.gpus_per_learner)
+        .rl_module(
+            rl_module_spec=RLModuleSpec(
+                module_class=NeurocoderRLModule,
+                model_config={"a3c": policy.to_dict(), "max_seq_len": config.rollout_steps},
+            )
+        )
+        .training(
+            learner_class=LEARNERS[config.algo],
+            lr=config.learning_rate,
+            gamma=config.gamma,
+            grad_clip=config.gradient_clip,
+            entropy_coeff=config.entropy_weight,
+            vf_loss_coeff=config.value_weight,
+            train_batch_size_per_learner=config.batch_size,
+        )
+        .reporting(min_time_s_per_iteration=1, min_sample_timesteps_per_iteration=0)
+        .callbacks(on_episode_start=_tell_game)
+        .debugging(seed=config.seed, log_level="ERROR")
+    )
+    if config.algo == "ppo":  # RLlib's own are 30 epochs, for small problems
+        algorithm.training(num_epochs=4, minibatch_size=max(1, config.batch_size // 4))
+    return algorithm
+
+
+def _tell_game(*, episode: Any, metrics_logger: Any, **_: Any) -> None:
+    """A game has ended before this episode."""
+    info = episode.get_infos(0)
+    if "score" in info:
+        metrics_logger.log_value("games", (float(info["score"]), int(info["length"])), reduce="item_series")

@@ -1,0 +1,53 @@
+"""Trains the A3C policy with RLlib's IMPALA, APPO or PPO.
+
+    python -m launch.rllib --algo impala --env Seaquest --head neurocoder --env-runners 4 --learners 2 --gpus-per-learner 1
+
+Folder, curves and checkpoints are those of launch.train, and launch.evaluate plays what comes out. A resumed run has the weights
+and counters of its newest checkpoint; the optimiser's statistics begin anew.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from agents.rllib_config import RLlibConfig
+from launch.atari_run import Command, RunArguments
+from launch.command_line import fail, require_gpu
+
+if TYPE_CHECKING:
+    from agents.a3c.parameter_owner import Snapshot
+    from agents.a3c.training import Training
+
+
+@dataclass(frozen=True)
+class Arguments(RunArguments):
+    config: Annotated[RLlibConfig, tyro.conf.arg(name="")] = field(default_factory=RLlibConfig)
+
+
+COMMAND = Command(
+    program="python -m launch.rllib", key="rllib", fixed=("algo", "env", "head", "neurocoder", "hypernet")
+)
+
+
+def main() -> None:
+    arguments = COMMAND.parse(Arguments, sys.argv[1:], __doc__)
+    config = arguments.config
+
+    def start(snapshot: "Snapshot | None") -> "Training":
+        from agents.rllib_training import RLlibTraining  # takes seconds
+
+        return RLlibTraining(config, snapshot, address=arguments.address)
+
+    try:
+        if config.gpus_per_learner and arguments.address is None:
+            require_gpu("--gpus-per-learner")
+        status = COMMAND.carry_out(arguments, config, start)
+    except ValueError as error:
+        fail(error)
+    raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()

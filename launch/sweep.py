@@ -1,0 +1,186 @@
+"""Trains A3C agents with many settings, as trials of Ray Tune, and compares them.
+
+    python -m launch.sweep --env Pong,Seaquest --head mlp,neurocoder --seeds 3 --lr 1e-4,7e-4 --workers 2 --total-steps 2_000_000
+
+Every combination is a run in a folder of its own, which launch.evaluate and launch.report read like any other. All other settings
+of launch.train (--workers, --total-steps, --rollout-steps, ...) are taken, too, and hold for every run. A run that fails is tried
+again from its newest checkpoint; --resume goes on with those that are not finished.
+"""
+
+import itertools
+import json
+import time
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from agents.a3c.config import A3CConfig
+from agents.layer_settings import check_at_least
+from envs.atari import resolve
+from envs.atari_scores import human_normalised_score
+from launch.command_line import check_address, fail
+from launch.experiment import make_runs, resumed_runs, seed_range
+from launch.grid import RESULT
+from launch.score_statistics import interquartile_mean, stratified_bootstrap_interval
+
+PROGRAM = "python -m launch.sweep"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    env: str = "Pong"
+    """Games, separated by commas."""
+    head: str = "mlp,neurocoder"
+    """Heads, separated by commas: mlp, hypernet, neurocoder."""
+    lr: str | None = None
+    """Learning rates, separated by commas; launch.train's if not given."""
+    seeds: int = 3
+    """Runs of each combination, with seeds from --first-seed on."""
+    first_seed: int = 1
+    """The first seed."""
+    run_dir: Path | None = None
+    """Folder of the sweep; runs/sweep-<time> if not given."""
+    resume: Path | None = None
+    """Go on with the unfinished runs in this folder, with their own settings."""
+    address: str | None = None
+    """Join the Ray cluster at this address ("auto": the one running on this machine); all its nodes must see the folder."""
+    retries: int = 3
+    """How often a run that fails is tried again."""
+    checkpoint_every: int = 100_000
+    """Agent steps between checkpoints."""
+    keep: int = 3
+    """Newest checkpoints to keep; the one with the best mean return is kept beside them."""
+    evaluate_episodes: int = 30
+    """Full games to play with the last checkpoint of each run."""
+
+    def check(self) -> None:
+        """ValueError, in one line, for a setting out of range."""
+        for name, low in dict(retries=0, checkpoint_every=1, keep=1, evaluate_episodes=1).items():
+            check_at_least(name, getattr(self, name), low)
+        if self.address is not None:
+            check_address(self.address)
+        if self.run_dir is not None and self.resume is not None:
+            raise ValueError("--run-dir and --resume cannot both be given")
+
+
+def main() -> None:
+    arguments, rest = tyro.cli(Arguments, prog=PROGRAM, description=__doc__, return_unknown_args=True)
+    try:
+        arguments.check()
+        if arguments.resume is not None:
+            if rest:
+                raise ValueError(f"--resume: the runs keep their own settings; leave out {' '.join(rest)}")
+            sweep = arguments.resume
+            runs = resumed_runs(sweep, lambda run: A3CConfig.from_dict(run["a3c"]))
+        else:
+            sweep = arguments.run_dir or Path("runs") / f"sweep-{time.strftime('%Y%m%d-%H%M%S')}"
+            runs = make_runs(
+                sweep, {name: {"a3c": c.to_dict()} for name, c in expand(arguments, rest).items()}
+            )
+    except ValueError as error:
+        fail(error)
+    print(f"run folder {sweep}   curves: tensorboard --logdir {sweep}", flush=True)
+    failures = carry_out(arguments, runs)
+    print(table(finished(sweep)))
+    if failures:
+        fail(
+            f"{failures} of {len(runs)} runs are not finished; go on with {PROGRAM} --resume {sweep}",
+            status=1,
+        )
+
+
+def expand(arguments: Arguments, rest: list[str]) -> dict[str, A3CConfig]:
+    """Settings of every run, by name: games x heads x learning rates x seeds. ValueError for what cannot be.
+
+    Args:
+        rest: the flags that hold for every run.
+    """
+    common = tyro.cli(A3CConfig, args=rest, prog=PROGRAM)
+    if common.workers == "auto":
+        raise ValueError(
+            "--workers auto takes the whole cluster for one run; give each run of a sweep a number"
+        )
+    try:
+        rates = [float(rate) for rate in arguments.lr.split(",")] if arguments.lr else [common.learning_rate]
+    except ValueError as error:
+        raise ValueError(f"--lr {arguments.lr}: {error}") from error
+    configs = {}
+    seeds = seed_range(arguments.first_seed, arguments.seeds)
+    for env, head, rate, seed in itertools.product(
+        arguments.env.split(","), arguments.head.split(","), rates, seeds
+    ):
+        config = replace(common, env=env, head=head, learning_rate=rate, seed=seed)
+        game = config.check().rom
+        configs[f"{game}-{head}-lr{rate:g}-seed{seed}"] = config
+    return configs
+
+
+def carry_out(arguments: Arguments, runs: list[Path]) -> int:
+    """Trains all runs: how many are not finished."""
+    # Imported here: they take seconds.
+    from ray import tune
+
+    from agents.ray_cluster import connect
+    from launch.sweep_trial import SweepTrial
+
+    config = A3CConfig.from_dict(json.loads((runs[0] / "config.json").read_text())["a3c"])
+    assert config.workers != "auto"
+    each = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
+    connect(arguments.address, cpus=max(config.workers, 1) * config.cpus_per_worker)
+    tuner = tune.Tuner(
+        tune.with_resources(
+            SweepTrial, tune.PlacementGroupFactory([{}] + [each] * config.workers if config.workers else [each])
+        ),
+        param_space={
+            "run": tune.grid_search([str(run.absolute()) for run in runs]),
+            "checkpoint_every": arguments.checkpoint_every,
+            "keep": arguments.keep,
+            "episodes": arguments.evaluate_episodes,
+        },
+        tune_config=tune.TuneConfig(trial_name_creator=lambda trial: Path(trial.config["run"]).name),
+        run_config=tune.RunConfig(
+            name="tune", storage_path=str(runs[0].parent.absolute()), verbose=1,
+            failure_config=tune.FailureConfig(max_failures=arguments.retries),
+        ),
+    )  # fmt: skip
+    tuner.fit()
+    return sum(not (run / RESULT).exists() for run in runs)
+
+
+def finished(sweep: Path) -> list[dict[str, Any]]:
+    """The results of all finished runs."""
+    return [json.loads(path.read_text()) for path in sorted(sweep.glob(f"*/{RESULT}"))]
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """For every game, head and learning rate, and for every head over all games: interquartile mean over runs, and its interval."""
+    groups: dict[tuple[str, str, float], list[float]] = defaultdict(list)
+    for result in results:
+        groups[result["env"], result["head"], result["learning_rate"]].append(result["mean"])
+    lines = [f"{'game':16} {'head':12} {'rate':>8} {'runs':>4} {'IQM':>10}   95 % interval"]
+    pooled: dict[tuple[str, float], list[list[float]]] = defaultdict(list)
+    for (env, head, rate), scores in sorted(groups.items()):
+        lines.append(_line(env, head, rate, [scores], digits=1))
+        human = [human_normalised_score(resolve(env).rom, score) for score in scores]
+        if None not in human:
+            pooled[head, rate].append(human)  # type: ignore[arg-type]
+    if len({env for env, _, _ in groups}) > 1:
+        for (head, rate), strata in sorted(pooled.items()):
+            lines.append(_line("human-normalised", head, rate, strata, digits=3))
+    return "\n".join(lines)
+
+
+def _line(game: str, head: str, rate: float, strata: list[list[float]], *, digits: int) -> str:
+    scores = [score for stratum in strata for score in stratum]
+    low, high = stratified_bootstrap_interval(strata)
+    return (
+        f"{game:16} {head:12} {rate:8g} {len(scores):4} {interquartile_mean(scores):10.{digits}f}   "
+        f"{low:.{digits}f} to {high:.{digits}f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

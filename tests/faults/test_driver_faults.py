@@ -1,0 +1,126 @@
+"""The command itself under faults: its driver or its parameter owner killed, its disk full, `ray job stop`."""
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from launch.checkpoints import list_checkpoints, load_checkpoint, load_newest
+
+SMALL = (
+    "--env",
+    "Pong",
+    "--head",
+    "mlp",
+    "--envs-per-worker",
+    "2",
+    "--rollout-steps",
+    "5",
+    "--evaluate-episodes",
+    "0",
+)
+
+
+def start(*arguments: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "launch.train", *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def wait_for(condition, *, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def steps(folder: Path) -> list[int]:
+    """Of the checkpoints there are, newest first."""
+    return [int(path.name.removeprefix("step-")) for path in list_checkpoints(folder / "checkpoints")]
+
+
+def test_the_death_of_the_parameter_owner_ends_a_run_with_the_command_to_resume_it(tmp_path):
+    folder = tmp_path / "run"
+    process = start(*SMALL, "--checkpoint-every", 50, "--run-dir", folder)
+    wait_for(lambda: steps(folder))
+    (owner,) = (
+        child for child in psutil.Process(process.pid).children(recursive=True)
+        if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::OwnerActor")
+    )  # fmt: skip
+    owner.kill()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    last = output.strip().splitlines()[-1]
+    assert "the parameter owner failed" in last and f"python -m launch.train --resume {folder}" in last
+    before = load_newest(folder / "checkpoints", warn=pytest.fail)
+    process = start("--resume", folder, "--total-steps", before.step + 40)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and f"resuming at {before.step:,} steps" in output
+
+
+def test_a_full_disk_costs_checkpoints_and_curves_but_not_the_run(tmp_path):
+    folder = tmp_path / "run"
+    process = start(*SMALL, "--workers", 0, "--checkpoint-every", 200, "--keep", 1_000, "--run-dir", folder)
+    wait_for(lambda: steps(folder))
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))  # no file may grow
+    before, deadline, lines = steps(folder), time.monotonic() + 60, []
+    assert process.stdout is not None
+    while sum(line.startswith("warning: no checkpoint at") for line in lines) < 2:
+        lines.append(process.stdout.readline())
+        assert time.monotonic() < deadline, lines
+    assert any(line.startswith(f"warning: curves cannot be written to {folder}") for line in lines)
+    for path in list_checkpoints(folder / "checkpoints"):
+        load_checkpoint(path)  # whole
+    assert len(before) <= len(steps(folder)) <= len(before) + 1  # one may have been under way
+    assert list((folder / "checkpoints").glob(".step-*")) == []
+
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    full = time.time()
+    wait_for(lambda: len(steps(folder)) >= len(before) + 2)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143 and "Traceback" not in "".join(lines) + output
+    curves = EventAccumulator(str(folder))
+    curves.Reload()
+    points = curves.Scalars("charts/frames")
+    assert any(point.wall_time < full for point in points) and any(point.wall_time > full for point in points)
+
+
+@pytest.mark.slow
+def test_a_driver_killed_fifty_times_always_resumes_from_its_newest_whole_checkpoint(tmp_path):
+    folder, chance, kills, resumed_at = tmp_path / "run", random.Random(0), 0, [0]
+    while kills < 50:
+        known = steps(folder)
+        process = (
+            start("--resume", folder)
+            if known
+            else start(*SMALL, "--workers", 1, "--checkpoint-every", 20, "--run-dir", folder)
+        )
+        if not known:
+            wait_for(lambda: steps(folder))
+        else:
+            time.sleep(chance.uniform(0, 12))
+        family = psutil.Process(process.pid).children(recursive=True)
+        os.kill(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        assert process.returncode == -signal.SIGKILL, output  # it was alive
+        kills += 1
+        for line in output.splitlines():
+            assert not line.startswith(("warning", "error")), line
+            if line.startswith("resuming at"):
+                assert int(line.split()[2].replace(",", "")) == known[0]
+                resumed_at.append(known[0])
+        for path in list_checkpoints(folder / "checkpoints"):
+            load_checkpoint(path)
+        _, alive = psutil.wait_procs(family, timeout=15)
+        assert alive == []
+    assert len(resumed_at) > 25 and resumed_at == sorted(resumed_at) and len(set(resumed_at)) > 10

@@ -1,0 +1,175 @@
+"""The policy in RLlib: the same network, the same numbers, and runs that end in checkpoints like any other."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from ray.rllib.core.columns import Columns
+
+from agents.a3c.config import A3CConfig, NeurocoderSettings
+from agents.a3c.evaluation import play
+from agents.a3c.policy import build_policy
+from agents.rllib import NeurocoderRLModule
+from agents.rllib_config import RLlibConfig
+from envs.atari import AtariGames, AtariSettings, Episode, action_count, resolve
+from envs.atari_game import AtariGame
+from launch.a3c_checkpoints import to_policy
+from launch.checkpoints import load_newest
+
+GAME = resolve("Breakout")
+
+
+@pytest.fixture(params=["mlp", "neurocoder", "hypernet"])
+def module(request) -> NeurocoderRLModule:
+    config = A3CConfig(env="Breakout", head=request.param, neurocoder=NeurocoderSettings(slots=8, heads=2))
+    torch.manual_seed(0)
+    return NeurocoderRLModule(
+        observation_space=gymnasium.spaces.Box(0, 255, (1, 80, 80), np.uint8),
+        action_space=gymnasium.spaces.Discrete(action_count(GAME.rom)),
+        model_config={"a3c": config.to_dict(), "max_seq_len": 5},
+    )
+
+
+def batch(sequences: int, steps: int, seed: int = 0) -> dict:
+    random = torch.Generator().manual_seed(seed)
+    return {
+        Columns.OBS: torch.randint(256, (sequences, steps, 1, 80, 80), dtype=torch.uint8, generator=random),
+        Columns.STATE_IN: {name: torch.randn(sequences, 512, generator=random) for name in ("h", "c")},
+    }
+
+
+def test_a_module_has_the_state_dict_of_an_a3c_policy(module):
+    policy = build_policy(A3CConfig.from_dict(module.model_config["a3c"]), action_count(GAME.rom))
+    policy.load_state_dict(
+        {name.removeprefix("policy."): tensor for name, tensor in module.state_dict().items()}
+    )
+
+
+@torch.no_grad()
+def test_training_on_sequences_equals_playing_them_step_by_step(module):
+    given = batch(sequences=3, steps=5)
+    trained = module.forward_train(given)
+    values = module.compute_values(given, embeddings=trained[Columns.EMBEDDINGS])
+    torch.testing.assert_close(values, module.compute_values(given))
+    state = (given[Columns.STATE_IN]["h"], given[Columns.STATE_IN]["c"])
+    for t in range(5):
+        features = module.policy.features(given[Columns.OBS][:, t])
+        hidden, state = module.policy.step(features, state, torch.zeros(3, dtype=torch.bool))
+        logits = module.policy.actor(hidden)
+        torch.testing.assert_close(trained[Columns.ACTION_DIST_INPUTS][:, t], logits, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(
+            values[:, t], module.policy.critic(hidden).squeeze(-1), rtol=1e-3, atol=1e-5
+        )
+    for name, last in zip(("h", "c"), state, strict=True):
+        torch.testing.assert_close(trained[Columns.STATE_OUT][name], last, rtol=1e-3, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_target_network_is_a_copy_that_stays_behind(module):
+    module.make_target_networks()
+    given = batch(sequences=2, steps=3)
+    before = module.forward_train(given)[Columns.ACTION_DIST_INPUTS]
+    torch.testing.assert_close(module.forward_target(given)["target_network_action_dist_inputs"], before)
+    for parameter in module.policy.parameters():
+        parameter.mul_(1.5)
+    torch.testing.assert_close(module.forward_target(given)["target_network_action_dist_inputs"], before)
+    assert not torch.allclose(module.forward_train(given)[Columns.ACTION_DIST_INPUTS], before)
+
+
+def played_by(module: NeurocoderRLModule, settings: AtariSettings, seed: int) -> Episode:
+    """One game, played greedily by the module itself."""
+    games = AtariGames(settings, 1)
+    observation = games.reset([seed])
+    state = {name: torch.from_numpy(value)[None] for name, value in module.get_initial_state().items()}
+    while True:
+        given = {Columns.OBS: torch.from_numpy(observation)[:, None], Columns.STATE_IN: state}
+        answer = module.forward_inference(given)
+        state = answer[Columns.STATE_OUT]
+        step = games.step(answer[Columns.ACTION_DIST_INPUTS][:, -1].argmax(-1).numpy())
+        observation = step.observation
+        if step.episodes:
+            games.close()
+            return step.episodes[0]
+
+
+def test_a_module_plays_a_game_as_its_policy_does_in_an_evaluation(module):
+    with torch.no_grad():
+        module.policy.actor.bias += torch.tensor(
+            [0.0, 0.001, 0.0, 0.0]
+        )  # it likes to fire, or no game would end
+    short = replace(GAME, max_frames=2_000)
+    (game,) = play(module.policy, short, episodes=1, seed=1, greedy=True)
+    assert played_by(module, short, seed=1) == game
+    assert game.length > 100
+
+
+def test_a_game_is_the_same_through_gymnasium():
+    """Lives end episodes there, and the game goes on; its whole score comes with the reset."""
+    actions = np.random.default_rng(0).integers(action_count(GAME.rom), size=2_000)
+    game = AtariGame(GAME, reward_clip=1.0)
+    observation, info = game.reset(seed=3)
+    assert game.observation_space.contains(observation) and info == {}
+    again, _ = AtariGame(GAME).reset(seed=3)
+    assert np.array_equal(observation, again)
+    rewards, episodes, told = 0.0, 0, {}
+    for action in actions:
+        observation, reward, terminated, truncated, _ = game.step(int(action))
+        assert game.observation_space.contains(observation) and reward in (-1.0, 0.0, 1.0)
+        rewards += reward
+        if terminated or truncated:
+            episodes += 1
+            observation, told = game.reset()
+            if told:
+                break
+    assert episodes == 5  # Breakout gives five balls
+    assert told["score"] == rewards  # its first bricks count one each, so clipping takes nothing
+    assert told["length"] > 50
+
+
+def run(*arguments: object) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)], capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+SMALL = (
+    "--env", "Breakout", "--head", "neurocoder", "--env-runners", 1, "--envs-per-runner", 4, "--batch-size", 80,
+    "--evaluate-episodes", 0,
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["impala", "appo", "ppo"])
+def test_a_run_learns_resumes_and_is_evaluated(algo, tmp_path):
+    folder = tmp_path / "run"
+    orthogonality = ("--neurocoder.orthogonality-weight", 100.0)  # so that it outweighs what games teach
+    run("launch.rllib", "--algo", algo, *SMALL, *orthogonality, "--total-steps", 1_000, "--run-dir", folder)
+    first = load_newest(folder / "checkpoints", warn=pytest.fail)
+    assert first.state["env_steps"] >= 1_000
+    run("launch.rllib", "--resume", folder, "--total-steps", 1_600, "--evaluate-episodes", 0)
+    last = load_newest(folder / "checkpoints", warn=pytest.fail)
+    assert last.state["env_steps"] >= 1_600
+
+    network, config = to_policy(first)
+    torch.manual_seed(config.seed)
+    untrained = build_policy(config, action_count(GAME.rom))
+    distances = [
+        each.actor.memory.orthogonality_loss().item() for each in (untrained, network, to_policy(last)[0])
+    ]
+    assert distances[0] > distances[1] > distances[2]
+
+    run("launch.evaluate", folder, "--episodes", 2, "--json", tmp_path / "scores.json")
+    (result,) = json.loads((tmp_path / "scores.json").read_text())
+    assert result["env"] == "Breakout" and len(result["episode_returns"]) == 2
+
+
+def test_settings_come_back_the_same_through_json():
+    config = RLlibConfig(algo="ppo", head="hypernet", neurocoder=NeurocoderSettings(slots=7), learners=2)
+    assert RLlibConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

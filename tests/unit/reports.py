@@ -1,0 +1,18 @@
+"""What workers tell the parameter owner, made up."""
+
+from typing import Any
+
+import torch
+
+from agents.a3c.parameter_owner import ParameterOwner
+from agents.a3c.worker import Report
+
+
+def next_report(owner: ParameterOwner, *, worker: int = 0, steps: int = 20, **changes: Any) -> Report:
+    """Of the worker's next rollout, with the owner's newest weights."""
+    attempt, number = owner._latest.get(worker, (0, 0))
+    fields = dict(
+        worker=worker, attempt=attempt, number=number + 1, version=owner.updates, steps=steps, losses={"policy": 1.0},
+        episodes=[], random_state=torch.zeros(1),
+    )  # fmt: skip
+    return Report(**fields | changes)
