@@ -1,12 +1,30 @@
 """Joining a Ray cluster, or starting one on this machine."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
 from agents.errors import TrainingError
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A cluster started within listens on this machine's loopback alone, not on all of its networks.
+
+    Ray does so where it takes no clusters for possible, by default on Windows and macOS; it looks at import.
+    """
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def connect(address: str | None, *, cpus: int) -> bool:
@@ -23,7 +41,8 @@ def connect(address: str | None, *, cpus: int) -> bool:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default warns that it will change
     quiet: dict[str, Any] = dict(logging_level="ERROR", log_to_driver=False)
     if address is None:
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        with _on_loopback():
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
         return True
     project = Path(__file__).parents[1]
     folders = ("agents", "envs", "launch", "neurocoder")

@@ -28,6 +28,8 @@ class Run:
     metrics: list[Metrics]
     processes: dict[psutil.Process, str]
     """Everything that Ray had started, with its name."""
+    listening: set[str]
+    """The addresses on which all of it, and this process, listened."""
 
 
 def train(
@@ -42,7 +44,13 @@ def train(
             assert time.monotonic() < deadline, "waited in vain"
         children = psutil.Process().children(recursive=True)
         processes = {child: child.name() for child in children if child not in before}
-        return Run(config, first, training.snapshot(), metrics, processes)
+        listening = {
+            connection.laddr.ip
+            for process in (psutil.Process(), *processes)
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        return Run(config, first, training.snapshot(), metrics, processes, listening)
 
 
 def both_have_pushed(training: Training, metrics: list[Metrics]) -> bool:
@@ -137,3 +145,8 @@ def test_no_process_of_ray_is_left_after_a_run(run, continued):
         assert {"raylet", "gcs_server"} <= set(each.processes.values())
         _, alive = psutil.wait_procs(list(each.processes), timeout=30)
         assert alive == []
+
+
+def test_ray_listens_on_this_machine_alone(run):
+    assert run.listening
+    assert all(ip.removeprefix("::ffff:").startswith("127.") for ip in run.listening), run.listening

@@ -1,0 +1,119 @@
+"""Nodes that leave and join, and a job that is stopped."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from agents.a3c import start_training
+from agents.a3c.config import A3CConfig
+from launch.checkpoints import list_checkpoints, load_newest
+
+ROOT = Path(__file__).parents[2]
+
+
+def wait_for(condition: Callable[[], object], *, seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [listening.getsockname()[1] for listening in sockets]
+    for listening in sockets:
+        listening.close()
+    return ports
+
+
+@pytest.mark.slow
+def test_training_goes_on_when_a_node_leaves_and_takes_the_cores_of_one_that_joins():
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    leaving = cluster.add_node(num_cpus=1)
+    cluster.add_node(num_cpus=1)
+    config = A3CConfig(env="Pong", head="mlp", workers="auto", envs_per_worker=2, rollout_steps=5)
+    try:
+        with start_training(config, address=cluster.address) as run:
+
+            def advance_until(condition: Callable[[], object]) -> None:
+                def advanced() -> object:
+                    run.advance()
+                    return condition()
+
+                wait_for(advanced)
+
+            def at_work() -> int:
+                """Workers that have pushed, by their random states."""
+                return len(run.snapshot().random_states)
+
+            advance_until(lambda: at_work() == 3)
+            assert len(ray.nodes()) == 3 and run.drain().workers == 3
+            cluster.remove_node(leaving)
+            assert sum(node["Alive"] for node in ray.nodes()) == 2
+            advance_until(lambda: run.drain().faults["restarts"] >= 1)
+            updates = run.snapshot().updates
+            advance_until(lambda: run.snapshot().updates > updates + 20)  # without a place for the third
+            cluster.add_node(num_cpus=2)
+            advance_until(lambda: at_work() == 4)
+            assert run.drain().workers == 4
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_ray_job_stop_ends_a_run_with_a_last_checkpoint(tmp_path):
+    pytest.importorskip("aiohttp_cors", reason='ray job needs pip install "ray[default]"')
+    programs = Path(sys.executable).parent
+    environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "RAY_JOB_STOP_WAIT_TIME_S": "15"}
+    folder = tmp_path / "run"
+    port, dashboard, agent = free_ports(3)
+
+    def run_ray(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [programs / "ray", *map(str, arguments)]
+        return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=180)
+
+    head = subprocess.Popen(
+        [
+            programs / "ray", "start", "--head", "--block", f"--port={port}", "--include-dashboard=true",
+            f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}", "--num-cpus=2",
+        ],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        address = ("--address", f"http://127.0.0.1:{dashboard}")
+        submit = (
+            "job", "submit", *address, "--no-wait", "--submission-id", "pong", "--working-dir", ".", "--",
+            "python", "-m", "launch.train", "--address", "auto", "--workers", 1, "--envs-per-worker", 2,
+            "--checkpoint-every", 100, "--run-dir", folder,
+        )  # fmt: skip
+        wait_for(lambda: run_ray(*submit).returncode == 0)  # the head takes a while to be ready
+        wait_for(lambda: folder.exists() and list_checkpoints(folder / "checkpoints"))
+        driver = next(
+            process for process in psutil.process_iter(["cmdline"])
+            if "launch.train" in (process.info["cmdline"] or ()) and str(folder) in process.info["cmdline"]
+        )  # fmt: skip
+        before = list_checkpoints(folder / "checkpoints")[0]
+        stopped = time.monotonic()
+        assert run_ray("job", "stop", "pong", *address).returncode == 0
+        wait_for(lambda: not driver.is_running() or driver.status() == psutil.STATUS_ZOMBIE, seconds=20)
+        assert time.monotonic() - stopped < 15, "it was killed"
+        newest = load_newest(folder / "checkpoints", warn=pytest.fail)
+        assert newest.path >= before
+        assert (
+            "stopped; continue with python -m launch.train --resume"
+            in run_ray("job", "logs", "pong", *address).stdout
+        )
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        head.wait(timeout=60)
