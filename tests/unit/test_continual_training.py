@@ -159,6 +159,8 @@ class ByHand(nn.Module):
                 if anchor is not None and self.config.method == "l2":
                     for parameter, before in zip(self.parameters(), anchor, strict=True):
                         loss = loss + self.config.strength * ((parameter - before) ** 2).sum()
+                    if self.config.neurocoder.variant == "release":
+                        loss = loss + self.extra()
                 optimizer.zero_grad(set_to_none=False)
                 loss.backward()
                 optimizer.step()
@@ -167,6 +169,9 @@ class ByHand(nn.Module):
         return rows
 
 
+AS_RELEASED = NeurocoderSettings(
+    slots=4, key_dim=2, heads=2, residual=False, orthogonality_weight=0.05, variant="release"
+)
 LOOPS = {
     "Adam": small(),
     "Adam on domains": small(scenario="domain", seeds=(4,)),
@@ -176,6 +181,9 @@ LOOPS = {
     "SGD on classes": small(method="sgd", scenario="class"),
     "L2": small(method="l2", strength=3.0),
     "L2 on domains, Neurocoder": small("neurocoder", "l2", "domain", strength=3.0),
+    "L2 on domains, Neurocoder as released": small(
+        "neurocoder", "l2", "domain", strength=3.0, neurocoder=AS_RELEASED
+    ),
     "NSM with its extra loss": small("nsm"),
     "Neurocoder with its extra loss": small("neurocoder"),
     "low-rank control on classes": small("lowrank", scenario="class"),
@@ -328,6 +336,22 @@ def test_ewc_weighs_parameters_by_squared_gradients_of_the_answers_of_the_task_s
     torch.testing.assert_close(
         training.regularizer.anchor.parameters, training.theta.detach(), rtol=0, atol=0
     )
+
+
+@pytest.mark.parametrize("method", ["ewc", "online-ewc"])
+def test_the_fisher_of_the_released_agents_contains_the_orthogonality_loss(method):
+    config = small("neurocoder", method, "domain", neurocoder=AS_RELEASED)
+    training = trained(config, tasks=1)
+    network, task = ByHand(config), stream("domain").tasks[0]
+    network.load_state_dict(parameters(training))
+    total = [torch.zeros_like(p) for p in network.parameters()]
+    for x in task.train.x:
+        y = network(x[None], 0)
+        loss = F.cross_entropy(y, y.argmax(dim=1)) + network.extra()
+        for square, slope in zip(total, torch.autograd.grad(loss, list(network.parameters())), strict=True):
+            square += slope**2 / len(task.train.x)
+    expected = torch.cat([square.flatten() for square in total])
+    torch.testing.assert_close(training.regularizer.anchor.importance[0], expected, **CLOSE)
 
 
 # seeds
