@@ -9,6 +9,7 @@ again from its newest checkpoint; --resume goes on with those that are not finis
 
 import itertools
 import json
+import os
 import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -18,10 +19,11 @@ from typing import Any
 import tyro
 
 from agents.a3c.config import A3CConfig
+from agents.errors import TrainingError
 from agents.layer_settings import check_at_least
 from envs.atari import resolve
 from envs.atari_scores import human_normalised_score
-from launch.command_line import check_address, fail
+from launch.command_line import Interruption, check_address, fail
 from launch.experiment import make_runs, resumed_runs, seed_range
 from launch.grid import RESULT
 from launch.score_statistics import interquartile_mean, stratified_bootstrap_interval
@@ -83,13 +85,20 @@ def main() -> None:
     except ValueError as error:
         fail(error)
     print(f"run folder {sweep}   curves: tensorboard --logdir {sweep}", flush=True)
-    failures = carry_out(arguments, runs)
-    print(table(finished(sweep)))
-    if failures:
-        fail(
-            f"{failures} of {len(runs)} runs are not finished; go on with {PROGRAM} --resume {sweep}",
-            status=1,
-        )
+    interruption = Interruption()
+    try:
+        carry_out(arguments, runs, interruption)
+    except TrainingError as error:
+        fail(error, status=1)
+    interruption.release()
+    if results := finished(sweep):
+        print(table(results))
+    way_on = f"continue with {PROGRAM} --resume {sweep}"
+    if interruption.signal is not None:
+        print(f"stopped; {way_on}")
+        raise SystemExit(interruption.exit_status)
+    if left := [run.name for run in runs if not (run / RESULT).exists()]:
+        fail(f"not finished: {', '.join(left)}; {way_on}", status=1)
 
 
 def expand(arguments: Arguments, rest: list[str]) -> dict[str, A3CConfig]:
@@ -118,18 +127,26 @@ def expand(arguments: Arguments, rest: list[str]) -> dict[str, A3CConfig]:
     return configs
 
 
-def carry_out(arguments: Arguments, runs: list[Path]) -> int:
-    """Trains all runs: how many are not finished."""
+def carry_out(arguments: Arguments, runs: list[Path], interruption: Interruption) -> None:
+    """Trains all runs, or until a signal. TrainingError if there is no cluster."""
+    os.environ |= {"TUNE_DISABLE_SIGINT_HANDLER": "1", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
     # Imported here: they take seconds.
     from ray import tune
 
     from agents.ray_cluster import connect
     from launch.sweep_trial import SweepTrial
 
+    class UntilSignal(tune.Stopper):
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return interruption.signal is not None
+
     config = A3CConfig.from_dict(json.loads((runs[0] / "config.json").read_text())["a3c"])
     assert config.workers != "auto"
     each = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
-    connect(arguments.address, cpus=max(config.workers, 1) * config.cpus_per_worker)
+    connect(arguments.address, cpus=max(max(config.workers, 1) * config.cpus_per_worker, os.cpu_count() or 1))
     tuner = tune.Tuner(
         tune.with_resources(
             SweepTrial, tune.PlacementGroupFactory([{}] + [each] * config.workers if config.workers else [each])
@@ -144,10 +161,11 @@ def carry_out(arguments: Arguments, runs: list[Path]) -> int:
         run_config=tune.RunConfig(
             name="tune", storage_path=str(runs[0].parent.absolute()), verbose=1,
             failure_config=tune.FailureConfig(max_failures=arguments.retries),
+            stop=UntilSignal(),
         ),
     )  # fmt: skip
+    interruption.listen()  # Ray has put its own handlers there
     tuner.fit()
-    return sum(not (run / RESULT).exists() for run in runs)
 
 
 def finished(sweep: Path) -> list[dict[str, Any]]:

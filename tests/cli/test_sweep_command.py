@@ -1,6 +1,7 @@
 """A sweep on Ray Tune, as a person types it."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -44,6 +45,27 @@ def test_a_sweep_trains_and_evaluates_every_combination_and_ends_with_a_table(tm
     process = start("--resume", sweep)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2 and "all of its 2 runs are finished" in errors
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_stopped_goes_on_where_it_was(tmp_path):
+    sweep = tmp_path / "sweep"
+    process = start(*SMALL, "--head", "mlp,hypernet", "--total-steps", 2_000, "--run-dir", sweep)
+    name, deadline = "breakout-mlp-lr0.0007-seed1", time.monotonic() + 120
+    while not list(sweep.glob(f"{name}/checkpoints/step-*")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert f"stopped; continue with python -m launch.sweep --resume {sweep}" in output
+    assert results(sweep) == {}
+    newest = list_checkpoints(sweep / name / "checkpoints")[0]
+    process = start("--resume", sweep, "--evaluate-episodes", 1)
+    output, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+    assert len(results(sweep)) == 2
+    assert list_checkpoints(sweep / name / "checkpoints")[0] > newest
 
 
 @pytest.mark.slow
