@@ -2,7 +2,7 @@
 # make test     install, run the tests
 # make test-faults    the tests of faults and of RLlib that take minutes, too
 # make check    formatting, lint and types
-# make bench-layer, bench-supervised, bench-continual    speed of the layers, of whole training steps, of whole runs, on a
+# make bench-layer, bench-supervised, bench-continual, bench-a3c    speed of the layers, of training steps, of whole runs, on a
 #                                       quiet machine; JSON=path writes the figures
 # Another Python than the first 3.11 or 3.12 found: make PYTHON=/path/to/python3.12 venv
 
@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: train test test-faults check bench-layer bench-supervised bench-continual venv
+.PHONY: train test test-faults check bench-a3c bench-layer bench-supervised bench-continual venv
 .DELETE_ON_ERROR:
 
 venv: .venv/installed
@@ -43,6 +43,9 @@ check: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench-a3c: .venv/installed-dev
+	$(BIN)/python -m tests.benchmarks.a3c $(if $(JSON),--json $(JSON))
 
 bench-layer: .venv/installed-dev
 	$(BIN)/python -m tests.benchmarks.layer $(if $(JSON),--json $(JSON))
