@@ -194,6 +194,7 @@ class RayTraining:
                     f"worker {worker.index} on {self.config.env} has pushed nothing for {silent:.0f} s and is killed"
                 )
                 ray.kill(worker.actor)
+                self.owner.end.remote(worker.index)  # not to be found again before its end is noticed
 
     @staticmethod
     def _ask(answer: Any) -> Any:

@@ -60,11 +60,14 @@ class MixtureOfExpertsLinear(nn.Module):
         """(..., d_in) -> (..., d_out)."""
         leading, x = x.shape[:-1], x.reshape(-1, self.in_features)  # (B, d_in)
         weights, chosen = self._route(x)  # (B, k) each
-        y = x.new_zeros(len(x), self.out_features)
-        for number, expert in enumerate(self.experts):
-            row, place = (chosen == number).nonzero(as_tuple=True)  # inputs that chose this expert
-            if len(row):
-                y = y.index_add(0, row, weights[row, place].unsqueeze(-1) * expert(x[row]))
+        # Sorted by expert, so that each finds its inputs side by side and rows are gathered and scattered once.
+        by_expert = chosen.flatten().argsort(stable=True)  # (Bk,)
+        rows = by_expert // self.active
+        loads = chosen.flatten().bincount(minlength=len(self.experts)).tolist()
+        parts = zip(self.experts, x[rows].split(loads), strict=True)
+        answers = [expert(part) for expert, part in parts if len(part)]
+        weighted = weights.flatten()[by_expert].unsqueeze(-1) * torch.cat(answers)  # (Bk, d_out)
+        y = weighted.new_zeros(len(x), self.out_features).index_add(0, rows, weighted)
         return y.reshape(*leading, self.out_features)
 
     def auxiliary_loss(self) -> Tensor:
@@ -81,19 +84,17 @@ class MixtureOfExpertsLinear(nn.Module):
             return logits.softmax(dim=-1), chosen  # the softmax over all, renormalised over the chosen
         deviation = F.softplus(x @ self.noise) + NOISE_FLOOR
         noisy = clean + torch.randn_like(clean) * deviation
-        logits, chosen = noisy.topk(self.active, dim=-1)
-        weights = logits.softmax(dim=-1)
+        top, best = noisy.topk(min(self.active + 1, noisy.shape[-1]), dim=-1)
+        chosen, weights = best[:, : self.active], top[:, : self.active].softmax(dim=-1)
         importance = torch.zeros_like(noisy).scatter(-1, chosen, weights).sum(dim=0)  # (N,)
-        load = self._chances(clean, noisy, deviation).sum(dim=0)  # (N,)
+        load = self._chances(clean, noisy, deviation, top).sum(dim=0)  # (N,)
         self._balance = _squared_variation(importance) + _squared_variation(load)
         return weights, chosen
 
-    def _chances(self, clean: Tensor, noisy: Tensor, deviation: Tensor) -> Tensor:
-        """(B, N): the probability that an expert is among the top k if its own noise is drawn again."""
-        experts = noisy.shape[-1]
-        if self.active == experts:
+    def _chances(self, clean: Tensor, noisy: Tensor, deviation: Tensor, top: Tensor) -> Tensor:
+        """(B, N): the probability that an expert is among the top k if its own noise is drawn again; `top` are k + 1 of `noisy`."""
+        if self.active == noisy.shape[-1]:
             return torch.ones_like(noisy)
-        top = noisy.topk(self.active + 1, dim=-1).values
         last_in, first_out = top[:, -2:-1], top[:, -1:]  # the k-th and the (k+1)-th
         threshold = torch.where(noisy > first_out, first_out, last_in)  # what it has to beat without itself
         return torch.special.ndtr((clean - threshold) / deviation)
