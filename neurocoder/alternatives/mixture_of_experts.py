@@ -65,7 +65,7 @@ class MixtureOfExpertsLinear(nn.Module):
         rows = by_expert // self.active
         loads = chosen.flatten().bincount(minlength=len(self.experts)).tolist()
         parts = zip(self.experts, x[rows].split(loads), strict=True)
-        answers = [expert(part) for expert, part in parts if len(part)]
+        answers = [expert(part) for expert, part in parts if len(part)] or [x.new_zeros(0, self.out_features)]
         weighted = weights.flatten()[by_expert].unsqueeze(-1) * torch.cat(answers)  # (Bk, d_out)
         y = weighted.new_zeros(len(x), self.out_features).index_add(0, rows, weighted)
         return y.reshape(*leading, self.out_features)
