@@ -1,0 +1,82 @@
+"""What the tests of `python -m launch.continual` share."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.continual import main
+
+ROOT = Path(__file__).parents[2]
+NO_NETWORK = {"https_proxy": "http://127.0.0.1:1", "http_proxy": "http://127.0.0.1:1", "no_proxy": ""}
+NOT_A_FOLDER = sys.executable
+
+
+def start(
+    *arguments: object, folder: Path = ROOT, options: tuple[str, ...] = (), **environment: str
+) -> subprocess.Popen:
+    command = [sys.executable, *options, "-m", "launch.continual", *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment,
+    )  # fmt: skip
+
+
+def finished(process: subprocess.Popen) -> str:
+    """What a command that succeeds has printed."""
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0 and "Traceback" not in errors and "error:" not in errors, errors
+    return output
+
+
+def refusal(*arguments: object, folder: Path = ROOT, **environment: str) -> str:
+    """The line that a mistake is answered with."""
+    process = start(*arguments, folder=folder, **environment)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 2 and output == ""
+    assert errors.startswith("error: ") and errors.count("\n") == 1, errors
+    return errors
+
+
+def in_this_process(*arguments: object) -> tuple[int, str, str]:
+    """The command's exit status, output and errors, without the seconds that imports take."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    output, errors = io.StringIO(), io.StringIO()
+    try:
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(errors),
+            pytest.raises(SystemExit) as ended,
+        ):
+            patch.setattr(sys, "argv", ["continual", *map(str, arguments)])
+            main()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return ended.value.code, output.getvalue(), errors.getvalue()
+
+
+def wait_for(condition, *, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def result_of(run: Path) -> dict[str, Any]:
+    return json.loads((run / "result.json").read_text())
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
