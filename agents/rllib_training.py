@@ -4,7 +4,7 @@ import logging
 import math
 import os
 from collections import deque
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import ray
@@ -17,6 +17,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env
 
 from agents.a3c.parameter_owner import RECENT_EPISODES, Metrics, Snapshot
+from agents.a3c.training import Training
 from agents.errors import TrainingError
 from agents.ray_cluster import connect
 from agents.rllib import LEARNERS, NeurocoderRLModule
@@ -28,7 +29,7 @@ CONFIGS: dict[str, type[AlgorithmConfig]] = {"impala": IMPALAConfig, "appo": APP
 MODULE = "default_policy"
 
 
-class RLlibTraining:
+class RLlibTraining(Training):
     """An RLlib algorithm that trains `NeurocoderRLModule`.
 
     A snapshot holds the weights, not the optimiser's statistics: those begin anew when a run is resumed.
@@ -108,12 +109,6 @@ class RLlibTraining:
         self.algorithm.stop()
         if self.connected:
             ray.shutdown()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 def algorithm_config(config: RLlibConfig) -> AlgorithmConfig:

@@ -1,15 +1,14 @@
 """Training in this process, without Ray: for debugging, tests and a single GPU."""
 
-from typing import Self
-
 import torch
 
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_owner import Metrics, ParameterOwner, Snapshot
+from agents.a3c.training import Training
 from agents.a3c.worker import RolloutWorker
 
 
-class LocalTraining:
+class LocalTraining(Training):
     """One worker and the parameter owner, taking turns."""
 
     def __init__(self, config: A3CConfig, snapshot: Snapshot | None = None):
@@ -37,9 +36,3 @@ class LocalTraining:
 
     def close(self) -> None:
         self.worker.games.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()

@@ -7,7 +7,7 @@ newest checkpoint.
 
 import os
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import ray
@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_owner import Metrics, ParameterOwner, Snapshot, Start, Weights
+from agents.a3c.training import Training
 from agents.a3c.worker import Report, RolloutWorker
 from agents.errors import TrainingError
 from agents.ray_cluster import connect
@@ -89,7 +90,7 @@ class Worker:
     """Of these deaths."""
 
 
-class RayTraining:
+class RayTraining(Training):
     """Starts the actors and watches over them."""
 
     def __init__(self, config: A3CConfig, snapshot: Snapshot | None, *, address: str | None):
@@ -213,12 +214,6 @@ class RayTraining:
     def _disconnect(self) -> None:
         if self.connected:
             ray.shutdown()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 def _placement() -> tuple[Any, Any]:
