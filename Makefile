@@ -1,6 +1,7 @@
 # make train    install, train on Pong for about ten minutes, evaluate
 # make test     install, run the tests
 # make test-faults    the tests of faults and of RLlib that take minutes, too
+# make test-soak      half an hour of training, in which nothing may grow
 # make check    formatting, lint and types
 # make bench-layer, bench-supervised, bench-continual, bench-a3c    speed of the layers, of training steps, of whole runs, on a
 #                                       quiet machine; JSON=path writes the figures
@@ -10,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: train test test-faults check bench-a3c bench-layer bench-supervised bench-continual venv
+.PHONY: train test test-faults test-soak check bench-a3c bench-layer bench-supervised bench-continual venv
 .DELETE_ON_ERROR:
 
 venv: .venv/installed
@@ -37,7 +38,10 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest --quiet
 
 test-faults: .venv/installed-dev
-	$(BIN)/python -m pytest --quiet -m "slow or not slow" tests/faults tests/cli/test_sweep_command.py tests/integration/test_rllib.py
+	$(BIN)/python -m pytest --quiet -m "not soak" tests/faults tests/cli/test_sweep_command.py tests/integration/test_rllib.py
+
+test-soak: .venv/installed-dev
+	$(BIN)/python -m pytest --quiet -m soak
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .

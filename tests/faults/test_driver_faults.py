@@ -32,8 +32,9 @@ SMALL = (
 def start(*arguments: object) -> subprocess.Popen:
     command = [sys.executable, "-m", "launch.train", *map(str, arguments)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
 
 
 def wait_for(condition, *, seconds: float = 120) -> None:
@@ -69,7 +70,7 @@ def test_the_death_of_the_parameter_owner_ends_a_run_with_the_command_to_resume_
 
 def test_a_full_disk_costs_checkpoints_and_curves_but_not_the_run(tmp_path):
     folder = tmp_path / "run"
-    process = start(*SMALL, "--workers", 0, "--checkpoint-every", 200, "--keep", 1_000, "--run-dir", folder)
+    process = start(*SMALL, "--workers", 0, "--checkpoint-every", 30, "--keep", 1_000, "--run-dir", folder)
     wait_for(lambda: steps(folder))
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))  # no file may grow
     before, deadline, lines = steps(folder), time.monotonic() + 60, []
@@ -101,7 +102,7 @@ def test_a_driver_killed_fifty_times_always_resumes_from_its_newest_whole_checkp
     while kills < 50:
         known = steps(folder)
         process = (
-            start("--resume", folder)
+            start("--resume", folder, "--checkpoint-every", 20)
             if known
             else start(*SMALL, "--workers", 1, "--checkpoint-every", 20, "--run-dir", folder)
         )
