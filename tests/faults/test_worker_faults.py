@@ -119,6 +119,7 @@ def test_workers_that_die_at_every_start_end_the_run_with_the_first_cause(monkey
     assert log.read_text().split() == ["0", "1", "2"]
 
 
+@pytest.mark.slow
 def test_a_game_that_raises_is_built_anew_and_its_lost_steps_are_counted(monkeypatch, tmp_path):
     log = tmp_path / "rollouts"
     note = note_rollouts(log)
@@ -162,6 +163,7 @@ def test_a_game_that_hangs_is_found_by_name_and_built_anew(monkeypatch, tmp_path
         assert not any("worker 0" in message for message in messages)
 
 
+@pytest.mark.slow
 def test_the_death_of_the_parameter_owner_ends_the_run(monkeypatch, tmp_path):
     log = tmp_path / "rollouts"
     with training(config(), monkeypatch, note_rollouts(log)) as run:
