@@ -41,7 +41,6 @@ class RLlibTraining(Training):
         self.connected = connect(address, cpus=max(processes, os.cpu_count() or 1))
         logging.getLogger("ray.rllib").setLevel(logging.ERROR)
         self.algorithm = algorithm_config(config).build_algo()
-        self.before = snapshot
         if snapshot is not None:
             learners = self.algorithm.learner_group
             weights = learners.get_weights()

@@ -110,7 +110,7 @@ class RayTraining(Training):
         self.running: dict[Any, Worker] = {}  # by the answer that comes when the worker ends
         self.restarts = 0
         self.messages: list[str] = []
-        for index in range(self._free_places() if config.workers == "auto" else config.workers):
+        for index in range(max(1, self._free_places()) if config.workers == "auto" else config.workers):
             self._start(index)
         self.started = len(self.running)
 
@@ -124,9 +124,10 @@ class RayTraining(Training):
             worker = self.running.pop(answer)
             try:
                 ray.get(answer)
-            except TrainingError:
-                raise
             except RayError as error:
+                root = _root(error)
+                if isinstance(root, TrainingError):
+                    raise root from error
                 self._restart(worker, _cause(error))
         silences = self._ask(self.owner.silences.remote())
         self._end_stalled(silences)
@@ -225,8 +226,16 @@ def _placement() -> tuple[Any, Any]:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False), "SPREAD"
 
 
+def _root(error: BaseException) -> BaseException:
+    """The exception that was raised in an actor, perhaps on its way through others; or what Ray has to say itself."""
+    while isinstance(error, RayTaskError):
+        error = error.cause
+    return error
+
+
 def _cause(error: RayError) -> str:
     """In one line: the exception that was raised in an actor, or how its process ended."""
-    if isinstance(error, RayTaskError):
-        return f"{type(error.cause).__name__}: {error.cause}".splitlines()[0]
-    return str(error).strip().splitlines()[-1].split(" Some common causes")[0]
+    root = _root(error)
+    if isinstance(root, RayError):
+        return str(root).strip().splitlines()[-1].split(" Some common causes")[0]
+    return f"{type(root).__name__}: {root}".splitlines()[0]

@@ -119,6 +119,29 @@ def test_workers_that_die_at_every_start_end_the_run_with_the_first_cause(monkey
     assert log.read_text().split() == ["0", "1", "2"]
 
 
+def test_a_run_whose_every_reward_is_bad_ends_with_the_name_of_the_worker_and_the_game(monkeypatch):
+    def spoil(index: int, attempt: int) -> None:
+        from envs.atari import AtariGames
+
+        step = AtariGames.step
+
+        def spoilt(games, actions):
+            answer = step(games, actions)
+            return answer._replace(reward=answer.reward * float("nan")) if index == 1 else answer
+
+        AtariGames.step = spoilt
+
+    with training(config(max_bad_updates=3), monkeypatch, spoil) as run:
+        with pytest.raises(
+            TrainingError,
+            match=r"^the reward of a game was not finite in worker 1 on Pong, and 4 updates .*$",
+        ):
+            advance_until(run, lambda: False)
+        snapshot = run.snapshot()  # the run can still be saved
+        assert all(tensor.isfinite().all() for tensor in snapshot.parameters.values())
+        assert run.drain().faults["restarts"] == 0
+
+
 @pytest.mark.slow
 def test_a_game_that_raises_is_built_anew_and_its_lost_steps_are_counted(monkeypatch, tmp_path):
     log = tmp_path / "rollouts"
