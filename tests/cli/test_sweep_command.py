@@ -77,10 +77,10 @@ def test_a_run_of_a_sweep_whose_process_dies_is_tried_again_from_its_checkpoint(
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
     before = list_checkpoints(checkpoints)[0]
-    (trial,) = (
-        child for child in psutil.Process(process.pid).children(recursive=True)
-        if child.cmdline()[:1] and "SweepTrial" in child.cmdline()[0]
-    )  # fmt: skip
+    trial = psutil.Process(
+        int((checkpoints.parent / "run.lock").read_text().split()[1])
+    )  # "pid <n> on <host>"
+    assert trial.pid != process.pid
     trial.kill()
     _, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors
