@@ -72,6 +72,7 @@ class Curves:
                 "a3c/updates": metrics.updates,
             }
             scalars |= {f"losses/{name}": value for name, value in metrics.losses.items()}
+            scalars |= {f"time/{name}": value for name, value in metrics.seconds.items()}
             if metrics.attention is not None:
                 scalars["program/usage_entropy"] = usage_entropy(metrics.attention)
         for tag, value in scalars.items():

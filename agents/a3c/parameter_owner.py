@@ -72,6 +72,8 @@ class Metrics:
     mean_return: float | None
     losses: dict[str, float] = field(default_factory=dict)
     """Means over the updates since the last look."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """What a worker spent on an update, means since the last look: exchange, play, gradient."""
     staleness: float | None = None
     """Mean number of versions that a gradient's weights were behind when it came."""
     episodes: list[tuple[int, Episode]] = field(default_factory=list)
@@ -203,10 +205,8 @@ class ParameterOwner:
             faults=dict(self.faults),
         )
         if reports:
-            names = reports[0][2].losses
-            metrics.losses = {
-                name: float(np.mean([report.losses[name] for _, _, report in reports])) for name in names
-            }
+            metrics.losses = _means([report.losses for _, _, report in reports])
+            metrics.seconds = _means([report.seconds for _, _, report in reports])
             metrics.staleness = float(np.mean([staleness for _, staleness, _ in reports]))
         for env_steps, _, report in reports:
             metrics.episodes += [(env_steps, episode) for episode in report.episodes]
@@ -223,3 +223,7 @@ class ParameterOwner:
             random_states=dict(self.random_states),
             attention=self.attention,
         )
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

@@ -3,6 +3,7 @@
 It knows nothing of Ray. Shapes: T steps, N games, n parameters.
 """
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,8 @@ class Report:
     """Agent steps taken."""
     losses: dict[str, float]
     """policy, value, entropy, orthogonality, gradient_norm (before clipping)."""
+    seconds: dict[str, float]
+    """exchange (between the rollout before and this one), play (games and acting), gradient."""
     episodes: list[Episode]
     random_state: Tensor
     """State of the worker's action generator after the rollout, uint8."""
@@ -84,6 +87,7 @@ class RolloutWorker:
         )
         self.rollouts = 0
         self.restart_games(env_steps)
+        self.ended = time.perf_counter()  # the last rollout
 
     def restart_games(self, env_steps: int) -> None:
         """Begins all games anew, from seeds that follow from the run's seed, the worker and the step count."""
@@ -99,13 +103,17 @@ class RolloutWorker:
     def rollout(self, version: int) -> tuple[np.ndarray, Report]:
         """Plays T steps in all games with weights of this version: gradient (n,), clipped, and what happened."""
         first_state = self.state
+        began = time.perf_counter()
         played = self._play()
+        over = time.perf_counter()
         losses, total, hidden = self._losses(played, first_state)
         self.gradient.zero_()
         total.backward()
         norm = self.gradient.norm()
         self.gradient *= (self.config.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
+        vector = self.gradient.cpu().numpy()
         self.rollouts += 1
+        before, self.ended = self.ended, time.perf_counter()
         report = Report(
             worker=self.index,
             attempt=self.attempt,
@@ -113,12 +121,13 @@ class RolloutWorker:
             version=version,
             steps=int(played.valid.sum()),
             losses=losses | {"gradient_norm": norm.item()},
+            seconds={"exchange": began - before, "play": over - began, "gradient": self.ended - over},
             episodes=played.episodes,
             random_state=self.generator.get_state(),
             not_finite=self._not_finite(played.rewards, norm),
             attention=self._attention(hidden) if self.rollouts % TRACE_EVERY == 1 else None,
         )
-        return self.gradient.cpu().numpy(), report
+        return vector, report
 
     def _play(self) -> Rollout:
         """Acts for T steps. The graph of the convolutions is kept for the gradient, so they run once a frame."""

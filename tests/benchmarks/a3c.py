@@ -6,8 +6,6 @@ The bound of a worker that plays and learns in turn is 1 / (1 / games only + 1 /
 
 import argparse
 import json
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,17 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import ray
 import torch
 from torch import multiprocessing as processes
 
-from agents.a3c import ray_training, start_training
 from agents.a3c.config import A3CConfig
 from agents.a3c.worker import RolloutWorker
 from envs.atari import AtariGames, Step, action_count, resolve
 from tests.benchmarks import classic_a3c
 from tests.benchmarks.measure import machine
+from tests.benchmarks.training import train
 
 HEADS = ("mlp", "neurocoder", "hypernet")
 Count = Callable[[], int]
@@ -93,44 +90,10 @@ def only_learn(steps: Any, config: A3CConfig) -> None:
         steps.value += worker.rollout(0)[1].steps
 
 
-@ray.remote
-class TimedWorker:
-    """A worker that notes which share of its time went into rollouts; the rest is exchange."""
-
-    def work(self, config: A3CConfig, index: int, attempt: int, owner: Any) -> None:
-        rollout, folder, began, inside = RolloutWorker.rollout, os.environ["BENCH_FOLDER"], None, 0.0
-
-        def timed(worker: RolloutWorker, version: int) -> Any:
-            nonlocal began, inside
-            start = time.perf_counter()
-            answer = rollout(worker, version)
-            end = time.perf_counter()
-            if began is None:
-                began = end  # the first one is warm-up
-            else:
-                inside += end - start
-                Path(folder, f"{index}").write_text(str(1 - inside / (end - began)))
-            return answer
-
-        RolloutWorker.rollout = timed  # type: ignore[method-assign]
-        ray_training.work(config, index, attempt, owner)
-
-
-def ours(config: A3CConfig, timing: dict[str, float]) -> dict[str, Any]:
+def ours(config: A3CConfig, timing: dict[str, float]) -> dict[str, float]:
     """Rates, share of exchange and memory of a run."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["BENCH_FOLDER"] = folder
-        with start_training(config) as training:
-            speed = rates(lambda: training.drain().env_steps, **timing)
-            shares = [float(path.read_text()) for path in Path(folder).iterdir()]
-            family = psutil.Process().children(recursive=True)
-            actors = [child for child in family if child.name().startswith("ray::")]
-            memory = sum(
-                child.memory_info().rss
-                for child in actors
-                if "Actor" in child.name() or "Worker" in child.name()
-            )
-    return figures(speed) | {"exchange_share": float(np.mean(shares)), "resident_gb": memory / 1e9}
+    run = train(config, **timing)
+    return figures(run.speed) | {"exchange_share": run.shares["exchange"], "resident_gb": run.resident / 1e9}
 
 
 def impala(env: str, games: int, timing: dict[str, float]) -> np.ndarray:
@@ -264,7 +227,6 @@ def main() -> None:
         show("games only", figures(rates(count, **timing)))
     with many(only_learn, config, count=workers) as count:
         show("acting and gradients only", figures(rates(count, **timing)))
-    ray_training.WorkerActor = TimedWorker  # type: ignore[assignment]
     for head in HEADS:
         show(
             f"A3C, {head}",

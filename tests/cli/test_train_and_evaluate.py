@@ -26,6 +26,9 @@ TAGS = {
     "losses/gradient_norm",
     "a3c/staleness",
     "a3c/updates",
+    "time/play",
+    "time/gradient",
+    "time/exchange",
     "program/usage_entropy",
 }
 

@@ -13,6 +13,6 @@ def next_report(owner: ParameterOwner, *, worker: int = 0, steps: int = 20, **ch
     attempt, number = owner._latest.get(worker, (0, 0))
     fields = dict(
         worker=worker, attempt=attempt, number=number + 1, version=owner.updates, steps=steps, losses={"policy": 1.0},
-        episodes=[], random_state=torch.zeros(1),
+        seconds={"exchange": 0.1, "play": 1.0, "gradient": 1.0}, episodes=[], random_state=torch.zeros(1),
     )  # fmt: skip
     return Report(**fields | changes)

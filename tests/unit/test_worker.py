@@ -1,5 +1,6 @@
 """The rollout worker against a slow obvious computation: one game, one frame, one LSTM step at a time."""
 
+import time
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -263,3 +264,19 @@ def test_workers_of_one_run_play_different_games_with_different_actions():
         for _ in range(20):  # by now the different numbers of no-ops show
             recorder.worker.games.step(np.zeros(2, dtype=np.int64))
     assert (recorders[0].steps[-1].observation != recorders[1].steps[-1].observation).any()
+
+
+def test_a_report_tells_where_the_time_went():
+    worker = RolloutWorker(A3CConfig(head="mlp", envs_per_worker=1, rollout_steps=5), 0)
+    _, first = worker.rollout(0)
+    ended = worker.ended
+    before = time.perf_counter()
+    time.sleep(0.2)
+    between = time.perf_counter()
+    _, second = worker.rollout(0)
+    after = time.perf_counter()
+    assert first.seconds.keys() == second.seconds.keys() == {"exchange", "play", "gradient"}
+    assert min(first.seconds.values()) > 0
+    assert second.seconds["exchange"] >= between - before
+    assert sum(second.seconds.values()) == pytest.approx(worker.ended - ended)  # nothing is left out
+    assert second.seconds["play"] + second.seconds["gradient"] < after - between
