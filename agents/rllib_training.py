@@ -4,6 +4,7 @@ import logging
 import math
 import os
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env
 
 from agents.a3c.parameter_owner import RECENT_EPISODES, Metrics, Snapshot
 from agents.a3c.training import Training
 from agents.errors import TrainingError
+from agents.optimizer_state import load_optimizer_state, optimizer_state
 from agents.ray_cluster import connect
 from agents.rllib import LEARNERS, NeurocoderRLModule
 from agents.rllib_config import RLlibConfig
@@ -32,7 +35,7 @@ MODULE = "default_policy"
 class RLlibTraining(Training):
     """An RLlib algorithm that trains `NeurocoderRLModule`.
 
-    A snapshot holds the weights, not the optimiser's statistics: those begin anew when a run is resumed.
+    A snapshot has Adam's statistics with it, not what else RLlib adapts as it goes: PPO's and APPO's KL coefficient begins anew.
     """
 
     def __init__(self, config: RLlibConfig, snapshot: Snapshot | None = None, *, address: str | None = None):
@@ -46,10 +49,10 @@ class RLlibTraining(Training):
             weights = learners.get_weights()
             weights[MODULE] |= {f"policy.{name}": tensor for name, tensor in snapshot.parameters.items()}
             learners.set_weights(weights)
+            statistics = snapshot.optimizer
+            learners.foreach_learner(lambda learner: load_optimizer_state(_adam(learner), statistics))
             self.algorithm.env_runner_group.sync_weights(from_worker_or_learner_group=learners)
-        self.env_steps, self.updates, self.games = (
-            (snapshot.env_steps, snapshot.updates, snapshot.episodes) if snapshot else (0, 0, 0)
-        )
+        self.env_steps, self.games = (snapshot.env_steps, snapshot.episodes) if snapshot else (0, 0)
         self.recent: deque[float] = deque(snapshot.recent_returns if snapshot else (), maxlen=RECENT_EPISODES)
         self.first_steps = self.env_steps
         self.new_games: list[tuple[int, Episode]] = []
@@ -80,7 +83,7 @@ class RLlibTraining(Training):
         games, self.new_games = self.new_games, []
         return Metrics(
             env_steps=self.env_steps,
-            updates=self.updates,
+            updates=self._of_a_learner(lambda learner: _updates(_adam(learner))),
             learning_rate=self.config.learning_rate,
             mean_return=float(np.mean(self.recent)) if self.recent else None,
             losses=self.losses,
@@ -90,9 +93,10 @@ class RLlibTraining(Training):
 
     def snapshot(self) -> Snapshot:
         weights = self.algorithm.learner_group.get_weights()[MODULE]
+        statistics = self._of_a_learner(lambda learner: optimizer_state(_adam(learner)))
         return Snapshot(
             env_steps=self.env_steps,
-            updates=self.updates,
+            updates=self._of_a_learner(lambda learner: _updates(_adam(learner))),
             episodes=self.games,
             recent_returns=list(self.recent),
             parameters={
@@ -100,9 +104,13 @@ class RLlibTraining(Training):
                 for name, value in weights.items()
                 if name.startswith("policy.")
             },
-            optimizer={},
+            optimizer={name: tensor.cpu().clone() for name, tensor in statistics.items()},
             random_states={},
         )
+
+    def _of_a_learner(self, question: Callable[[Learner], Any]) -> Any:
+        """The first one's answer; all have the same weights and statistics."""
+        return next(iter(self.algorithm.learner_group.foreach_learner(question))).get()
 
     def close(self) -> None:
         self.algorithm.stop()
@@ -149,6 +157,15 @@ def algorithm_config(config: RLlibConfig) -> AlgorithmConfig:
     if config.algo == "ppo":  # RLlib's own are 30 epochs, for small problems
         algorithm.training(num_epochs=4, minibatch_size=max(1, config.batch_size // 4))
     return algorithm
+
+
+def _adam(learner: Learner) -> torch.optim.Optimizer:
+    ((_, optimizer),) = learner.get_optimizers_for_module(MODULE)
+    return optimizer
+
+
+def _updates(adam: torch.optim.Optimizer) -> int:
+    return max((int(statistics["step"]) for statistics in adam.state.values()), default=0)
 
 
 def _tell_game(*, episode: Any, metrics_logger: Any, **_: Any) -> None:

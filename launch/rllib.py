@@ -2,8 +2,8 @@
 
     python -m launch.rllib --algo impala --env Seaquest --head neurocoder --env-runners 4 --learners 2 --gpus-per-learner 1
 
-Folder, curves and checkpoints are those of launch.train, and launch.evaluate plays what comes out. A resumed run has the weights
-and counters of its newest checkpoint; the optimiser's statistics begin anew.
+Folder, curves and checkpoints are those of launch.train, and launch.evaluate plays what comes out. A resumed run has the weights,
+Adam's statistics and the counters of its newest checkpoint; what else RLlib adapts as it goes (the KL coefficient) begins anew.
 """
 
 import sys

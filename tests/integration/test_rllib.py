@@ -156,6 +156,11 @@ def test_a_run_learns_resumes_and_is_evaluated(algo, tmp_path):
     run("launch.rllib", "--resume", folder, "--total-steps", 1_600, "--evaluate-episodes", 0)
     last = load_newest(folder / "checkpoints", warn=pytest.fail)
     assert last.state["env_steps"] >= 1_600
+    # Adam goes on where it was: its count of updates has not begun anew.
+    for checkpoint in (first, last):
+        counts = {int(n) for name, n in checkpoint.tensors["optimizer"].items() if name.endswith(".step")}
+        assert counts == {checkpoint.state["updates"]}
+    assert last.state["updates"] > first.state["updates"] > last.state["updates"] - first.state["updates"]
 
     network, config = to_policy(first)
     torch.manual_seed(config.seed)
