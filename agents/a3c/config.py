@@ -49,6 +49,9 @@ class A3CConfig:
     """Agent steps to train for, over all workers; emulator frames are 4 times as many."""
     seed: int = 1
     """Seed of weights, actions and games."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """What workers compute the convolutions in: auto times both at their start (with --deterministic it is fp32). Weights and
+    statistics are always fp32."""
     deterministic: bool = False
     """With --workers 0: two runs give bit-identical parameters."""
 
@@ -117,6 +120,7 @@ class A3CConfig:
                 raise ValueError(f"{flag(name)} is {getattr(self, name)}; it must be from 0 to 1")
         check_choice("head_on", self.head_on, ("actor", "critic", "both"))
         check_choice("optimizer", self.optimizer, ("rmsprop", "adam"))
+        check_choice("precision", self.precision, ("auto", "fp32", "bf16"))
         self.neurocoder.check()
         self.hypernet.check()
         if self.deterministic and self.workers:

@@ -13,6 +13,7 @@ from torch import Tensor
 from agents.a3c.config import A3CConfig
 from agents.a3c.loss import actor_critic_losses
 from agents.a3c.policy import build_policy, flatten_parameters
+from agents.a3c.precision import set_precision
 from agents.a3c.returns import generalised_advantages
 from envs.atari import AtariGames, Episode, action_count, resolve
 from neurocoder import NeurocoderLinear, auxiliary_loss
@@ -79,6 +80,7 @@ class RolloutWorker:
         settings = resolve(config.env)
         self.network = build_policy(config, action_count(settings.rom)).to(self.device)
         self.weights, self.gradient = flatten_parameters(self.network)
+        set_precision(self.network, config)
         self.generator = torch.Generator(self.device).manual_seed(config.seed * 1000 + index)
         if random_state is not None and random_state.shape == self.generator.get_state().shape:
             self.generator.set_state(random_state)  # a CPU's state says nothing to a GPU's generator

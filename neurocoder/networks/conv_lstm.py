@@ -22,7 +22,11 @@ class ConvLSTM(nn.Module):
 
     The method is split where training needs it: `features` (convolutions, once a frame), `recur` (LSTM over a rollout) and
     `actor`, `critic` (the output layers, made by the factories given).
+
+    `trunk_dtype` is what the convolutions compute in; None: what their weights are kept in.
     """
+
+    trunk_dtype: torch.dtype | None = None
 
     def __init__(self, actions: int, *, actor: OutputLayer = nn.Linear, critic: OutputLayer = nn.Linear):
         super().__init__()
@@ -57,16 +61,17 @@ class ConvLSTM(nn.Module):
 
     def features(self, frames: Tensor) -> Tensor:
         """Frames (N, 1, 80, 80), uint8, -> (N, 1024). Each frame is brought to zero mean and unit deviation by itself."""
-        x = frames.to(self.lstm.bias_ih.dtype)
+        dtype = self.lstm.bias_ih.dtype
+        x = frames.to(dtype)
         deviation, mean = torch.std_mean(x, dim=(1, 2, 3), keepdim=True, correction=0)
         x = (x - mean) / (deviation + 1e-2)  # a black screen has no deviation; one grey level is 1
         # Not .contiguous(channels_last): with one channel that leaves strides which torch takes for the default layout.
-        x = x.reshape(-1, FRAME, FRAME, 1).permute(0, 3, 1, 2)
+        x = x.reshape(-1, FRAME, FRAME, 1).permute(0, 3, 1, 2).to(self.trunk_dtype or dtype)
         for convolution in self.convolutions:
             x = F.max_pool2d(
                 convolution(x), 2
             ).relu()  # the same as relu then pool, on a quarter of the numbers
-        return x.flatten(1)
+        return x.flatten(1).to(dtype)
 
     def step(self, features: Tensor, state: State, start: Tensor) -> tuple[Tensor, State]:
         """One LSTM step: features (N, 1024), whether a game starts here (N,) bool -> hidden (N, 512), state."""
@@ -91,9 +96,17 @@ class ConvLSTM(nn.Module):
         return torch.stack(hidden), (h, c)
 
 
+class _Convolution(nn.Conv2d):
+    """Computes in the precision of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.bias is not None
+        return self._conv_forward(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+
+
 def _convolution(channels_in: int, channels_out: int, kernel: int, *, padding: int) -> nn.Conv2d:
     """Xavier-uniform weights, zero biases; channels-last weights, on a CPU nearly twice as fast as the default layout."""
-    convolution = nn.Conv2d(channels_in, channels_out, kernel, padding=padding)
+    convolution = _Convolution(channels_in, channels_out, kernel, padding=padding)
     nn.init.xavier_uniform_(convolution.weight, nn.init.calculate_gain("relu"))
     assert convolution.bias is not None
     nn.init.zeros_(convolution.bias)

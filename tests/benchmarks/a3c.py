@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import torch
 from torch import multiprocessing as processes
 
 from agents.a3c.config import A3CConfig
+from agents.a3c.precision import faster_precision
 from agents.a3c.worker import RolloutWorker
 from envs.atari import AtariGames, Step, action_count, resolve
+from neurocoder.networks.conv_lstm import ConvLSTM
 from tests.benchmarks import classic_a3c
 from tests.benchmarks.measure import machine
 from tests.benchmarks.training import train
@@ -189,12 +192,16 @@ def main() -> None:
         default=[8, 16, 32],
         help="of RLlib's IMPALA; none: leave it out",
     )
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--json", help="write the figures here")
     arguments = parser.parse_args()
+    precision = arguments.precision
+    if precision == "auto":
+        precision = faster_precision(ConvLSTM(6), games=arguments.games)
     timing = {"windows": arguments.windows, "seconds": arguments.seconds, "warm_up": arguments.warm_up}
     env, workers = arguments.env, arguments.workers
     results: dict[str, Any] = {
-        "machine": machine() | {"precision": "fp32"},
+        "machine": machine() | {"precision": precision},
         "env": env,
         "workers": workers,
         "rows": {},
@@ -222,16 +229,15 @@ def main() -> None:
         show("classic worker, 1 game", figures(rates(count, **timing)))
     finally:
         end()
-    config = A3CConfig(env=env, head="mlp", workers=workers, envs_per_worker=arguments.games)
+    config = A3CConfig(
+        env=env, head="mlp", workers=workers, envs_per_worker=arguments.games, precision=precision
+    )
     with many(only_play, env, arguments.games, count=workers) as count:
         show("games only", figures(rates(count, **timing)))
     with many(only_learn, config, count=workers) as count:
         show("acting and gradients only", figures(rates(count, **timing)))
     for head in HEADS:
-        show(
-            f"A3C, {head}",
-            ours(A3CConfig(env=env, head=head, workers=workers, envs_per_worker=arguments.games), timing),
-        )
+        show(f"A3C, {head}", ours(replace(config, head=head), timing))
     for games in arguments.rllib_games:
         show(f"RLlib IMPALA, 1 x {games} games", figures(impala(env, games, timing)))
 

@@ -21,7 +21,7 @@ ALL_CHANGED = A3CConfig(
         variant="release",
     ),
     hypernet=HyperNetSettings(scale="rows", hidden=5),
-    workers=0, envs_per_worker=3, cpus_per_worker=2, gpus_per_worker=0.5, total_steps=99, seed=11, deterministic=True,
+    workers=0, envs_per_worker=3, cpus_per_worker=2, gpus_per_worker=0.5, total_steps=99, seed=11, deterministic=True, precision="bf16",
     max_restarts=1, stall_seconds=9.0, max_staleness=5, max_bad_updates=2,
     rollout_steps=6, gamma=0.9, gae_lambda=0.8, entropy_weight=0.02, value_weight=0.25, reward_clip=2.0,
     life_loss_terminates=False, gradient_clip=0.5,

@@ -1,0 +1,50 @@
+"""In which precision a worker computes its convolutions: most of its time goes there."""
+
+import time
+
+import torch
+
+from agents.a3c.config import A3CConfig
+from neurocoder.networks.conv_lstm import FRAME, ConvLSTM
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}  # None: as the weights are kept
+ROUNDS = 3
+MARGIN = 1.1  # by which bf16 must be faster: below that it only costs digits
+
+
+def set_precision(network: ConvLSTM, config: A3CConfig) -> None:
+    """As configured; "auto" takes bf16 where it is faster on this machine, by a test that takes about a second.
+
+    Processors with matrix units for bf16 (AMX; GPUs) gain twofold, others lose as much or more. A deterministic run, for which
+    a timing must not decide anything, has "auto" mean fp32. Weights and statistics stay fp32 in any case.
+    """
+    name: str = config.precision
+    if name == "auto":
+        name = "fp32" if config.deterministic else faster_precision(network, games=config.envs_per_worker)
+    network.trunk_dtype = PRECISIONS[name]
+
+
+def faster_precision(network: ConvLSTM, *, games: int) -> str:
+    """fp32 or bf16, by the time that the features of so many games' frames, and their gradient, take. The network stays as it is."""
+    device = network.lstm.bias_ih.device
+    own = torch.Generator(device)  # not the one that the run draws from
+    frames = torch.randint(
+        256, (min(games, 8), 1, FRAME, FRAME), dtype=torch.uint8, device=device, generator=own
+    )
+    before, parameters = network.trunk_dtype, list(network.convolutions.parameters())
+    seconds = dict.fromkeys(PRECISIONS, float("inf"))
+    for _ in range(ROUNDS):
+        for name, dtype in PRECISIONS.items():
+            network.trunk_dtype = dtype
+            _wait_for(device)
+            start = time.perf_counter()
+            torch.autograd.grad(network.features(frames).sum(), parameters)
+            _wait_for(device)
+            seconds[name] = min(seconds[name], time.perf_counter() - start)
+    network.trunk_dtype = before
+    return "bf16" if MARGIN * seconds["bf16"] < seconds["fp32"] else "fp32"
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
