@@ -1,0 +1,93 @@
+"""Where a worker's time goes, by part. Run it by `make profile-a3c` on a quiet machine.
+
+Prints shares of the time of one worker with the parameter owner in one process, writes a trace for https://ui.perfetto.dev, and
+lets py-spy draw the stacks of a run on Ray: owner, workers and driver.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from agents.a3c.config import A3CConfig
+from agents.a3c.local_training import LocalTraining
+from tests.benchmarks.measure import machine
+
+PARTS = {  # the first whose pattern is in an operation's name has its time
+    "games": ("games",),
+    "convolutions, forward": ("mkldnn_convolution", "cudnn_convolution"),
+    "convolutions, backward": ("convolution_backward",),
+    "pooling and ReLU": ("max_pool", "relu", "threshold"),
+    "LSTM and heads": ("mm", "lstm", "sigmoid", "tanh", "linear", "attend"),
+    "update of the weights": ("optimizer", "Optimizer", "adam"),
+}
+
+
+def shares(env: str, head: str, games: int, rollouts: int, trace: Path) -> dict[str, float]:
+    """Of the time of so many rollouts with their updates, by part; the largest first."""
+    torch.set_num_threads(1)
+    training = LocalTraining(
+        A3CConfig(env=env, head=head, workers=0, envs_per_worker=games, optimizer="adam")
+    )
+    step = training.worker.games.step
+
+    def marked(actions):
+        with record_function("games"):
+            return step(actions)
+
+    training.worker.games.step = marked
+    training.advance()  # warm-up
+    with profile(activities=[ProfilerActivity.CPU]) as profiler, record_function("other"):
+        for _ in range(rollouts):
+            training.advance()
+    training.close()
+    profiler.export_chrome_trace(str(trace))
+    seconds: Counter[str] = Counter()
+    for event in profiler.key_averages():
+        part = next(
+            (part for part, patterns in PARTS.items() if any(p in event.key for p in patterns)), "other"
+        )
+        seconds[part] += event.self_cpu_time_total
+    return {part: spent / seconds.total() for part, spent in seconds.most_common()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--env", default="Seaquest")
+    parser.add_argument("--head", default="neurocoder")
+    parser.add_argument("--games", type=int, default=16)
+    parser.add_argument("--rollouts", type=int, default=10)
+    parser.add_argument("--seconds", type=int, default=60, help="of a run that py-spy looks at")
+    parser.add_argument("--out", type=Path, default=Path("profile"), help="folder of trace and picture")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    print("  ".join(f"{name} {value}" for name, value in machine().items()))
+    trace, picture = arguments.out / "trace.json", arguments.out / "stacks.svg"
+    found = shares(arguments.env, arguments.head, arguments.games, arguments.rollouts, trace)
+    for part, share in found.items():
+        print(f"  {part:24} {100 * share:5.1f} %")
+    with tempfile.TemporaryDirectory() as folder:
+        train = [
+            sys.executable, "-m", "launch.train", "--env", arguments.env, "--head", arguments.head,
+            "--envs-per-worker", str(arguments.games), "--run-dir", f"{folder}/run", "--evaluate-episodes", "0",
+        ]  # fmt: skip
+        spy = [
+            str(Path(sys.executable).parent / "py-spy"),
+            "record",
+            "--subprocesses",
+            "--duration",
+            str(arguments.seconds),
+            "--output",
+            str(picture),
+        ]
+        subprocess.run([*spy, "--", *train], check=True, stdout=subprocess.DEVNULL)
+    print(f"{trace}: open it in https://ui.perfetto.dev\n{picture}: open it in a browser")
+
+
+if __name__ == "__main__":
+    main()
