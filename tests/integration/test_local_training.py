@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from agents.a3c import start_training
-from agents.a3c.config import A3CConfig, NeurocoderSettings
+from agents.a3c.config import A3CConfig
 from agents.a3c.local_training import LocalTraining
 from agents.a3c.parameter_owner import Snapshot
+from agents.layer_settings import NeurocoderSettings
 from launch import a3c_checkpoints
 from launch.checkpoints import CheckpointError, load_checkpoint
 

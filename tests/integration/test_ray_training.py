@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from agents.a3c import start_training
-from agents.a3c.config import A3CConfig, NeurocoderSettings
+from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_owner import Metrics, Snapshot
 from agents.a3c.training import Training
+from agents.layer_settings import NeurocoderSettings
 from launch import a3c_checkpoints
 from launch.checkpoints import load_checkpoint
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from ray.rllib.core.columns import Columns
 
-from agents.a3c.config import A3CConfig, NeurocoderSettings
+from agents.a3c.config import A3CConfig
 from agents.a3c.evaluation import play
 from agents.a3c.policy import build_policy
+from agents.layer_settings import NeurocoderSettings
 from agents.rllib import NeurocoderRLModule
 from agents.rllib_config import RLlibConfig
 from envs.atari import AtariGames, AtariSettings, Episode, action_count, resolve

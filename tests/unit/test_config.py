@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.a3c.config import HEADS, A3CConfig
+from agents.a3c.config import A3CConfig
+from agents.actor_critic_config import HEADS
 from agents.layer_settings import HyperNetSettings, NeurocoderSettings
 from envs.atari import resolve
 from neurocoder import OUTPUT_LAYERS, output_layer

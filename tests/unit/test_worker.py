@@ -8,10 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from agents.a3c.config import A3CConfig, NeurocoderSettings
+from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_owner import ParameterOwner
 from agents.a3c.policy import flatten_parameters
 from agents.a3c.worker import RolloutWorker
+from agents.layer_settings import NeurocoderSettings
 from envs.atari import AtariGames, Step, resolve
 from neurocoder import auxiliary_loss
 
