@@ -60,12 +60,13 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for games in sorted({row["games"] for row in rows}):
-        curve = [row for row in rows if row["games"] == games]
+    for (optimizer, games), group in itertools.groupby(
+        rows, key=lambda row: (row["optimizer"], row["games"])
+    ):
+        curve = list(group)
         workers = [row["workers"] for row in curve]
-        left.loglog(
-            workers, [row["steps_per_second"] for row in curve], "o-", label=f"{games:g} games a worker"
-        )
+        label = f"{optimizer}, {games} games a worker"
+        left.loglog(workers, [row["steps_per_second"] for row in curve], "o-", label=label)
         right.semilogx(workers, [100 * row["waiting"] for row in curve], "o-")
     left.loglog(
         workers, [curve[0]["steps_per_second"] * n for n in workers], "k:", label="no owner to wait for"
