@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neurocoder.networks.pool_relu import pool_relu
 from neurocoder.output_layers import OutputLayer
 
 FRAME = 80
@@ -68,9 +69,7 @@ class ConvLSTM(nn.Module):
         # Not .contiguous(channels_last): with one channel that leaves strides which torch takes for the default layout.
         x = x.reshape(-1, FRAME, FRAME, 1).permute(0, 3, 1, 2).to(self.trunk_dtype or dtype)
         for convolution in self.convolutions:
-            x = F.max_pool2d(
-                convolution(x), 2
-            ).relu()  # the same as relu then pool, on a quarter of the numbers
+            x = pool_relu(convolution(x))  # the same as relu then pool, on a quarter of the numbers
         return x.flatten(1).to(dtype)
 
     def step(self, features: Tensor, state: State, start: Tensor) -> tuple[Tensor, State]:

@@ -36,11 +36,11 @@ def train(config: A3CConfig, *, windows: int, seconds: float, warm_up: float) ->
         training.drain()
         marks = time.perf_counter() + seconds * np.arange(windows + 1)
         moments, steps, updates, staleness = [], [], [], []
-        while not moments or moments[-1] < marks[-1]:
+        while not moments or moments[-1] < marks[-1]:  # the last update lies beyond
             metrics = training.drain()
-            moments.append(time.perf_counter())
-            steps.append(metrics.env_steps)
             if metrics.seconds:
+                moments.append(time.perf_counter())
+                steps.append(metrics.env_steps)
                 updates.append([metrics.seconds[part] for part in PARTS])
                 staleness.append(metrics.staleness)
             time.sleep(0.1)
