@@ -24,24 +24,10 @@ from agents.a3c.worker import RolloutWorker
 from envs.atari import AtariGames, Step, action_count, resolve
 from neurocoder.networks.conv_lstm import ConvLSTM
 from tests.benchmarks import classic_a3c
-from tests.benchmarks.measure import machine
+from tests.benchmarks.measure import Count, machine, rates
 from tests.benchmarks.training import train
 
 HEADS = ("mlp", "neurocoder", "hypernet")
-Count = Callable[[], int]
-
-
-def rates(count: Count, *, windows: int, seconds: float, warm_up: float) -> np.ndarray:
-    """What `count` rises by in a second, (windows,), after it has risen at all and `warm_up` seconds have gone by."""
-    while count() == 0:
-        time.sleep(0.1)
-    time.sleep(warm_up)
-    marks = [(time.perf_counter(), count())]
-    for _ in range(windows):
-        time.sleep(seconds)
-        marks.append((time.perf_counter(), count()))
-    moments, counts = np.array(marks).T
-    return np.diff(counts) / np.diff(moments)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 Step = Callable[[], object]
+Count = Callable[[], int]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,27 @@ def compare(alternatives: dict[str, Step], *, rounds: int, seconds: float) -> di
             taken[name].append(_time(step, calls[name]))
     baseline = np.array(next(iter(taken.values())))
     return {name: Timing(np.array(times), np.array(times) / baseline) for name, times in taken.items()}
+
+
+def rates(count: Count, *, windows: int, seconds: float, warm_up: float) -> np.ndarray:
+    """What `count` rises by in a second, (windows,), after it has risen at all and `warm_up` seconds have gone by.
+
+    It rises now and then, by much; in between it is taken to have risen evenly.
+    """
+    while (last := count()) == 0:
+        time.sleep(0.1)
+    time.sleep(warm_up)
+    moments: list[float] = []
+    counts: list[int] = []
+    while not moments or moments[-1] < moments[0] + windows * seconds:
+        time.sleep(0.05)
+        now = count()
+        if now != last:
+            last = now
+            moments.append(time.perf_counter())
+            counts.append(now)
+    marks = moments[0] + seconds * np.arange(windows + 1)
+    return np.diff(np.interp(marks, moments, counts)) / seconds
 
 
 def _time(step: Step, calls: int) -> float:

@@ -8,6 +8,7 @@ import psutil
 
 from agents.a3c import start_training
 from agents.a3c.config import A3CConfig
+from tests.benchmarks.measure import rates
 
 PARTS = ("play", "gradient", "exchange")
 
@@ -29,25 +30,23 @@ class Trained:
 
 def train(config: A3CConfig, *, windows: int, seconds: float, warm_up: float) -> Trained:
     """The warm-up begins with the first update."""
+    updates: list[tuple[float, list[float], float | None]] = []
+
+    def count() -> int:
+        metrics = training.drain()
+        if metrics.seconds:
+            updates.append(
+                (time.perf_counter(), [metrics.seconds[part] for part in PARTS], metrics.staleness)
+            )
+        return metrics.env_steps
+
     with start_training(config) as training:
-        while training.drain().env_steps == 0:
-            time.sleep(0.1)
-        time.sleep(warm_up)
-        training.drain()
-        marks = time.perf_counter() + seconds * np.arange(windows + 1)
-        moments, steps, updates, staleness = [], [], [], []
-        while not moments or moments[-1] < marks[-1]:  # the last update lies beyond
-            metrics = training.drain()
-            if metrics.seconds:
-                moments.append(time.perf_counter())
-                steps.append(metrics.env_steps)
-                updates.append([metrics.seconds[part] for part in PARTS])
-                staleness.append(metrics.staleness)
-            time.sleep(0.1)
+        speed = rates(count, windows=windows, seconds=seconds, warm_up=warm_up)
+        begin = time.perf_counter() - windows * seconds
         family = psutil.Process().children(recursive=True)
         actors = [child for child in family if child.name().startswith("ray::")]
         resident = sum(
             child.memory_info().rss for child in actors if "Owner" in child.name() or "Worker" in child.name()
         )
-    speed = np.diff(np.interp(marks, moments, steps)) / seconds
-    return Trained(speed, np.array(updates), float(np.mean(staleness)), resident)
+    _, parts, staleness = zip(*(update for update in updates if update[0] >= begin), strict=True)
+    return Trained(speed, np.array(parts), float(np.mean(staleness)), resident)
