@@ -13,7 +13,7 @@ MARGIN = 1.1  # by which bf16 must be faster: below that it only costs digits
 
 
 def set_precision(network: ConvLSTM, config: A3CConfig) -> None:
-    """As configured; "auto" takes bf16 where it is faster on this machine, by a test that takes about a second.
+    """As configured; "auto" takes bf16 where it is faster on this machine, by a test that takes less than a second.
 
     Processors with matrix units for bf16 (AMX; GPUs) gain twofold, others lose as much or more. A deterministic run, for which
     a timing must not decide anything, has "auto" mean fp32. Weights and statistics stay fp32 in any case.
@@ -25,11 +25,11 @@ def set_precision(network: ConvLSTM, config: A3CConfig) -> None:
 
 
 def faster_precision(network: ConvLSTM, *, games: int) -> str:
-    """fp32 or bf16, by the time that the features of so many games' frames, and their gradient, take. The network stays as it is."""
+    """fp32 or bf16, by the time that features of a few frames and their gradient take. The network stays as it is."""
     device = network.lstm.bias_ih.device
     own = torch.Generator(device)  # not the one that the run draws from
     frames = torch.randint(
-        256, (min(games, 8), 1, FRAME, FRAME), dtype=torch.uint8, device=device, generator=own
+        256, (min(games, 4), 1, FRAME, FRAME), dtype=torch.uint8, device=device, generator=own
     )
     before, parameters = network.trunk_dtype, list(network.convolutions.parameters())
     seconds = dict.fromkeys(PRECISIONS, float("inf"))
@@ -41,6 +41,8 @@ def faster_precision(network: ConvLSTM, *, games: int) -> str:
             torch.autograd.grad(network.features(frames).sum(), parameters)
             _wait_for(device)
             seconds[name] = min(seconds[name], time.perf_counter() - start)
+        if max(seconds.values()) > 2 * min(seconds.values()):
+            break
     network.trunk_dtype = before
     return "bf16" if MARGIN * seconds["bf16"] < seconds["fp32"] else "fp32"
 
