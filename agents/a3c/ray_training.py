@@ -105,7 +105,11 @@ class RayTraining(Training):
             self._disconnect()
             raise
         beside_driver, self.spread = _placement()
-        placed = OwnerActor.options(num_cpus=0, scheduling_strategy=beside_driver)  # type: ignore[attr-defined]
+        placed = OwnerActor.options(  # type: ignore[attr-defined]
+            num_cpus=0,
+            scheduling_strategy=beside_driver,
+            enable_task_events=False,  # Ray's server would keep 4 kB for each of the last 100,000 pushes
+        )
         self.owner = placed.remote(config, snapshot)
         self.running: dict[Any, Worker] = {}  # by the answer that comes when the worker ends
         self.restarts = 0
