@@ -65,7 +65,6 @@ def test_auto_takes_the_faster_one_and_leaves_network_and_random_state_alone(
             time.sleep(2.0)  # more than the other takes anywhere
         return features(frames)
 
-    monkeypatch.setattr(precision, "ROUNDS", 1)
     monkeypatch.setattr(network, "features", slowed)
     assert faster_precision(network, games=1) == chosen
     assert network.trunk_dtype is None and torch.equal(torch.get_rng_state(), state)
