@@ -4,8 +4,7 @@ Each adds strength * sum_i Omega_i (theta_i - theta*_i)^2 to the loss; they diff
 anchor theta*. Conventions (no factor 1/2, online EWC without decay) are those of GT-RIPL/Continual-Learning-Benchmark
 (Hsu et al. 2018), whose strengths the paper's Split MNIST table goes back to.
 
-Parameters theta are one flat vector (n,), or (S, n) for S seeds that train together. No seed sees another: the penalty
-is summed over seeds, and its gradient in a row is that seed's own.
+Parameters theta are one flat vector (n,), or (S, n) for S seeds that train together. No seed sees another.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,7 +26,7 @@ class Anchor:
 class Regularizer:
     """No penalty; the base of those that have one.
 
-    A training loop adds `penalty` to the loss of every step and calls `end_task` after each task. If the class says
+    A training loop calls `add_penalty_gradient` in every step and `end_task` after each task. If the class says
     `uses_task_gradient`, it also calls `before_step` and `after_step` around every step of the optimiser; if it says
     `uses_fisher`, it hands `end_task` the diagonal Fisher information of the task.
 
@@ -44,12 +43,11 @@ class Regularizer:
         self.strength = strength
         self.anchor: Anchor | None = None  # none before the first task has ended
 
-    def penalty(self, theta: Tensor) -> Tensor:
-        """Scalar, with gradient; 0 before the first task has ended."""
-        if self.anchor is None:
-            return theta.new_zeros(())
-        distance = (theta - self.anchor.parameters).square()
-        return self.strength * (self.anchor.importance * distance).sum()
+    def add_penalty_gradient(self, theta: Tensor, gradient: Tensor) -> None:
+        """gradient += 2 strength Omega (theta - theta*), in place; nothing before the first task has ended."""
+        if self.anchor is not None:
+            distance = theta - self.anchor.parameters
+            gradient.addcmul_(self.anchor.importance, distance, value=2 * self.strength)
 
     def before_step(self, theta: Tensor, gradient: Tensor) -> None:
         """theta before the optimiser's step, and its gradient of the task's loss without penalty or auxiliary loss."""
@@ -82,8 +80,7 @@ class EWC(Regularizer):
     """Elastic weight consolidation (Kirkpatrick et al. 2017): a pair (Omega_k, theta*_k) for each task k.
 
     The sum of their penalties is kept as one: Omega = sum_k Omega_k around the Omega-weighted mean of the theta*_k, in
-    time and memory of one task. The gradient is that of the sum. The value lacks a constant, by which it is 0 at its
-    minimum.
+    time and memory of one task. The gradient is that of the sum.
     """
 
     uses_fisher = True
@@ -133,11 +130,11 @@ class SI(Regularizer):
     def before_step(self, theta: Tensor, gradient: Tensor) -> None:
         self._before, self._gradient = theta.detach().clone(), gradient.detach().clone()
         if self._start is None:
-            self._start, self._omega = self._before, torch.zeros_like(self._before)
+            self._start, self._omega = self._before.clone(), torch.zeros_like(self._before)
 
     def after_step(self, theta: Tensor) -> None:
         assert self._omega is not None, "before_step comes first"
-        self._omega.addcmul_(self._gradient, theta.detach() - self._before, value=-1)
+        self._omega.addcmul_(self._gradient, self._before.sub_(theta.detach()))
 
     def end_task(self, theta: Tensor, fisher: Tensor | None = None) -> None:
         assert self._start is not None and self._omega is not None, "a task has at least one step"

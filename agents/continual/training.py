@@ -119,14 +119,15 @@ class ContinualTraining:
         """One step of the optimiser on x (S, B, d): the task's losses (S,)."""
         losses, extra = self._losses(task, batch)
         counted = 2 if self._as_released and self.task > 0 else 1
-        rest = counted * extra.sum() + self.regularizer.penalty(self.theta)
+        rest = counted * extra.sum()
         if self.regularizer.uses_task_gradient:
             (gradient,) = torch.autograd.grad(losses.sum(), self.theta, retain_graph=True)
             self.regularizer.before_step(self.theta, gradient)
             if rest.requires_grad:
-                gradient = gradient + torch.autograd.grad(rest, self.theta)[0]
+                gradient += torch.autograd.grad(rest, self.theta)[0]
         else:
             (gradient,) = torch.autograd.grad(losses.sum() + rest, self.theta)
+        self.regularizer.add_penalty_gradient(self.theta.detach(), gradient)
         self.theta.grad = gradient
         self.optimizer.step()
         self.regularizer.after_step(self.theta)
