@@ -32,7 +32,7 @@ class LocalTraining(Training):
         return self.owner.drain()
 
     def snapshot(self) -> Snapshot:
-        return self.owner.snapshot()
+        return self.owner.snapshot().map(torch.clone)
 
     def close(self) -> None:
         self.worker.games.close()

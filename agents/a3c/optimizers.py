@@ -5,6 +5,8 @@ from torch import nn
 
 from agents.a3c.config import A3CConfig
 
+BLOCK = 2**16  # numbers taken through all operations while they are in the core's cache
+
 
 class SharedRMSProp(torch.optim.Optimizer):
     """RMSProp of Mnih et al. 2016: g <- decay g + (1 - decay) d^2, theta <- theta - rate d / sqrt(g + epsilon).
@@ -22,9 +24,10 @@ class SharedRMSProp(torch.optim.Optimizer):
                 state = self.state[parameter]
                 if not state:
                     state["square_average"] = torch.zeros_like(parameter)
-                square = state["square_average"]
-                square.mul_(group["decay"]).addcmul_(parameter.grad, parameter.grad, value=1 - group["decay"])
-                parameter.addcdiv_(parameter.grad, (square + group["epsilon"]).sqrt_(), value=-group["lr"])
+                vectors = (parameter, parameter.grad, state["square_average"])
+                for theta, d, g in zip(*(vector.view(-1).split(BLOCK) for vector in vectors), strict=True):
+                    g.mul_(group["decay"]).addcmul_(d, d, value=1 - group["decay"])
+                    theta.addcdiv_(d, (g + group["epsilon"]).sqrt_(), value=-group["lr"])
 
 
 def build_optimizer(config: A3CConfig, parameter: nn.Parameter) -> torch.optim.Optimizer:

@@ -5,8 +5,9 @@ It knows nothing of Ray. n: number of parameters.
 
 import time
 from collections import Counter, deque
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -60,6 +61,14 @@ class Snapshot:
     def mean_return(self) -> float | None:
         """Over the last 100 games; None before the first has ended."""
         return float(np.mean(self.recent_returns)) if self.recent_returns else None
+
+    def map(self, function: Callable[[Any], Any]) -> "Snapshot":
+        """With `function` of every tensor of the parameters and the optimiser."""
+        return replace(
+            self,
+            parameters={name: function(tensor) for name, tensor in self.parameters.items()},
+            optimizer={name: function(tensor) for name, tensor in self.optimizer.items()},
+        )
 
 
 @dataclass
@@ -213,13 +222,14 @@ class ParameterOwner:
         return metrics
 
     def snapshot(self) -> Snapshot:
+        """Its tensors are the owner's own: to be copied before the next push."""
         return Snapshot(
             env_steps=self.env_steps,
             updates=self.updates,
             episodes=self.episodes,
             recent_returns=list(self.recent_returns),
-            parameters={name: tensor.clone() for name, tensor in self.network.state_dict().items()},
-            optimizer={name: tensor.clone() for name, tensor in self.optimizer.state[self.flat].items()},
+            parameters=self.network.state_dict(),
+            optimizer=dict(self.optimizer.state[self.flat]),
             random_states=dict(self.random_states),
             attention=self.attention,
         )

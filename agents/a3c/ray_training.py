@@ -16,6 +16,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from torch import Tensor
 
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_owner import Metrics, ParameterOwner, Snapshot, Start, Weights
@@ -52,7 +53,8 @@ class OwnerActor:
         return self.owner.drain()
 
     def snapshot(self) -> Snapshot:
-        return self.owner.snapshot()
+        """With arrays for tensors: those go into the object store at once, without copies that this process' heap would keep."""
+        return self.owner.snapshot().map(Tensor.numpy)
 
 
 def work(config: A3CConfig, index: int, attempt: int, owner: ActorHandle) -> None:
@@ -150,7 +152,7 @@ class RayTraining(Training):
         return metrics
 
     def snapshot(self) -> Snapshot:
-        return self._ask(self.owner.snapshot.remote())
+        return self._ask(self.owner.snapshot.remote()).map(torch.tensor)
 
     def _check_size(self) -> None:
         """TrainingError if the cluster is too small: Ray would wait for more without a word."""
