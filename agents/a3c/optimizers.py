@@ -5,7 +5,7 @@ from torch import nn
 
 from agents.a3c.config import A3CConfig
 
-BLOCK = 2**16  # numbers taken through all operations while they are in the core's cache
+BLOCK = 2**18  # numbers taken through all operations at a time, so that what lies between them is a megabyte
 
 
 class SharedRMSProp(torch.optim.Optimizer):
