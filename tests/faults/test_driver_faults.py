@@ -124,8 +124,11 @@ def test_a_driver_killed_fifty_times_always_resumes_from_its_newest_whole_checkp
         )
         if not known:
             wait_for(lambda: steps(folder))
-        else:
+        elif kills % 2:  # at any time, while it starts as well
             time.sleep(chance.uniform(0, 15))
+        else:  # while it trains and saves, however long it takes to start
+            wait_for(lambda known=known: steps(folder)[0] > known[0])
+            time.sleep(chance.uniform(0, 3))
         family = psutil.Process(process.pid).children(recursive=True)
         families += family
         os.kill(process.pid, signal.SIGKILL)
