@@ -125,7 +125,9 @@ def double_worker(config, **games) -> RolloutWorker:
 
 
 def small(env="Pong", **settings) -> A3CConfig:
-    defaults = dict(env=env, head="mlp", envs_per_worker=2, rollout_steps=4, gradient_clip=1e9)
+    defaults = dict(
+        env=env, head="mlp", envs_per_worker=2, rollout_steps=4, gradient_clip=1e9, precision="fp32"
+    )  # auto would take bf16 where the processor has it
     return A3CConfig(**(defaults | settings))
 
 
