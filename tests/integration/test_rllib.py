@@ -147,16 +147,24 @@ SMALL = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algo", ["impala", "appo", "ppo"])
-def test_a_run_learns_resumes_and_is_evaluated(algo, tmp_path):
+@pytest.mark.parametrize(
+    "algo, steps, more",
+    [
+        ("impala", 1_000, 1_600),
+        ("appo", 1_000, 1_600),
+        ("ppo", 160, 240),
+    ],  # PPO is at the least there is by 500
+    ids=["impala", "appo", "ppo"],
+)
+def test_a_run_learns_resumes_and_is_evaluated(algo, steps, more, tmp_path):
     folder = tmp_path / "run"
     orthogonality = ("--neurocoder.orthogonality-weight", 100.0)  # so that it outweighs what games teach
-    run("launch.rllib", "--algo", algo, *SMALL, *orthogonality, "--total-steps", 1_000, "--run-dir", folder)
+    run("launch.rllib", "--algo", algo, *SMALL, *orthogonality, "--total-steps", steps, "--run-dir", folder)
     first = load_newest(folder / "checkpoints", warn=pytest.fail)
-    assert first.state["env_steps"] >= 1_000
-    run("launch.rllib", "--resume", folder, "--total-steps", 1_600, "--evaluate-episodes", 0)
+    assert first.state["env_steps"] >= steps
+    run("launch.rllib", "--resume", folder, "--total-steps", more, "--evaluate-episodes", 0)
     last = load_newest(folder / "checkpoints", warn=pytest.fail)
-    assert last.state["env_steps"] >= 1_600
+    assert last.state["env_steps"] >= more
     # Adam goes on where it was: its count of updates has not begun anew.
     for checkpoint in (first, last):
         counts = {int(n) for name, n in checkpoint.tensors["optimizer"].items() if name.endswith(".step")}
@@ -169,8 +177,7 @@ def test_a_run_learns_resumes_and_is_evaluated(algo, tmp_path):
     distances = [
         each.actor.memory.orthogonality_loss().item() for each in (untrained, network, to_policy(last)[0])
     ]
-    assert distances[0] > distances[1]
-    assert distances[2] < 1.01 * distances[1]  # goes on from there; PPO is at the least there is by then
+    assert distances[0] > distances[1] > distances[2]
 
     run("launch.evaluate", folder, "--episodes", 2, "--json", tmp_path / "scores.json")
     (result,) = json.loads((tmp_path / "scores.json").read_text())
