@@ -247,7 +247,7 @@ class NeurocoderLinear(nn.Module):
 
     def _compose_from(self, z: Tensor, signal: Tensor) -> _Program:
         """The programs of controller inputs (B, d_c) and composition signals (J, 3HK + 1, B)."""
-        w_U, w_V, w_S = self._attention(z, signal)
+        w_U, w_V, w_S = map(list, zip(*(step.unbind() for step in self._attention(z, signal)), strict=True))
         zeta = torch.cat(
             [(self.memory.M_S.T.expand(self.heads, -1, -1) @ w).squeeze(1) for w in w_S]
         )  # (n, B)
@@ -259,17 +259,14 @@ class NeurocoderLinear(nn.Module):
         """lambda (B), from the last integration signal and the smallest singular values (B)."""
         return smallest * signal[-1, -1].sigmoid()
 
-    def _attention(self, z: Tensor, signal: Tensor) -> list[list[Tensor]]:
-        """Weights of the slots, [memory][step], (H, P, B) each."""
+    def _attention(self, z: Tensor, signal: Tensor) -> list[Tensor]:
+        """Weights of the slots, (3, H, P, B) a step."""
         queries = signal[:, :-1].unflatten(1, (3, self.heads, self.key_dim))  # (J, 3, H, K, B)
         similarities = scores(queries, self.memory.keys(), self.beta, self.variant)
         if self.gate is None:
-            return [[step.softmax(dim=-2) for step in of_memory] for of_memory in similarities]
+            return [step.softmax(dim=-2) for step in similarities]
         gates = self._gates(z, signal).expand(self.steps, -1, -1, -1)  # (J, 3, P, B)
-        return [
-            interpolate_with_least_used(of_memory, gate, self.least_used)
-            for of_memory, gate in zip(similarities, gates.unbind(1), strict=True)
-        ]
+        return interpolate_with_least_used(similarities, gates, self.least_used)
 
     def _gates(self, z: Tensor, signal: Tensor) -> Tensor:
         """Gates of U, V and S between attention and least-used slots, (J, 3, P, B), or (1, 3, P, B) for all steps."""

@@ -47,4 +47,6 @@ def auxiliary_loss(network: nn.Module) -> Tensor:
     """Sum of the extra losses of all layers of a network, scalar: depends on parameters, so add it once an update."""
     methods = [getattr(layer, "auxiliary_loss", None) for layer in network.modules()]
     losses = [method() for method in methods if method is not None]
-    return torch.stack(losses).sum() if losses else torch.zeros(())
+    if losses:
+        return torch.stack(losses).sum()
+    return next(network.parameters()).new_zeros(())

@@ -111,12 +111,12 @@ def _distance_from_orthonormal_rows(rows: Tensor) -> Tensor:
     if (
         slots > width
     ):  # |G G^T - I|^2 = |G^T G - I|^2 + P - d: the same non-zero spectrum, and P - d ones more
-        distance = torch.hypot(distance, distance.new_tensor(math.sqrt(slots - width)))
+        distance = torch.hypot(distance, distance.new_full((), math.sqrt(slots - width)))
     return distance
 
 
-def scores(queries: Tensor, keys: Tensor, beta: float | Tensor, variant: Variant) -> list[list[Tensor]]:
-    """beta times the cosine of queries (J, 3, H, K, B) and keys (3, P, K): [memory][step], (H, P, B) each.
+def scores(queries: Tensor, keys: Tensor, beta: float | Tensor, variant: Variant) -> list[Tensor]:
+    """beta times the cosine of queries (J, 3, H, K, B) and keys (3, P, K): (3, H, P, B) a step.
 
     Keys (3, P, K, B) and beta (B,) are those of each input. One tensor a step: over large batches, memory that is newly mapped
     for one long tensor costs more than computing it.
@@ -128,13 +128,8 @@ def scores(queries: Tensor, keys: Tensor, beta: float | Tensor, variant: Variant
     if keys.ndim == 4:
         key_norms = key_norms.squeeze(2)  # (3, P, B)
     return [
-        [
-            product / (key_norm * query_norm + EPSILON / keys.shape[2])
-            for product, query_norm in zip(of_memory, norms, strict=True)
-        ]
-        for of_memory, key_norm, norms in zip(
-            _products(queries, beta * keys), key_norms, query_norms.transpose(0, 1), strict=True
-        )
+        product / (key_norms.unsqueeze(1) * norms + EPSILON / keys.shape[2])
+        for product, norms in zip(_products(queries, beta * keys), query_norms, strict=True)
     ]
 
 
@@ -143,18 +138,12 @@ def scaled_keys(keys: Tensor, beta: float | Tensor) -> Tensor:
     return beta * _unit_length(keys, dim=2)
 
 
-def _products(queries: Tensor, keys: Tensor) -> list[list[Tensor]]:
-    """Scalar products of queries (J, 3, H, K, B) and keys (3, P, K[, B]): [memory][step], (H, P, B) each."""
-    if keys.ndim == 4:
-        return [
-            [(key * query.unsqueeze(1)).sum(2) for query in of_memory]  # (H, P, K, B)
-            for of_memory, key in zip(queries.transpose(0, 1), keys, strict=True)
-        ]
-    # bmm, since torch makes one product of (P, K) @ (H, K, B), for which it copies the queries.
-    return [
-        [torch.bmm(key.expand(len(query), -1, -1), query) for query in of_memory]
-        for of_memory, key in zip(queries.transpose(0, 1), keys, strict=True)
-    ]
+def _products(queries: Tensor, keys: Tensor) -> list[Tensor]:
+    """Scalar products of queries (J, 3, H, K, B) and keys (3, P, K[, B]): (3, H, P, B) a step."""
+    keys = keys.unsqueeze(1)
+    if keys.ndim == 5:
+        return [(keys * step.unsqueeze(2)).sum(3) for step in queries]  # (3, H, P, K, B)
+    return [keys @ step for step in queries]
 
 
 def _unit_length(vectors: Tensor, dim: int) -> Tensor:
@@ -167,39 +156,41 @@ def _length(vectors: Tensor, dim: int) -> Tensor:
 
 
 def interpolate_with_least_used(scores: list[Tensor], gates: Tensor, least_used: int) -> list[Tensor]:
-    """Attention to one memory that is drawn towards slots not used yet (the paper's usage-based attention).
+    """Attention to the memories that is drawn towards slots not used yet (the paper's usage-based attention).
 
     Args:
-        scores: similarity times inverse temperature, (H, P, B) a step.
-        gates: how much of the least-used slots is mixed in, in [0, 1], (J, P, B): one gate a slot, for all heads.
+        scores: similarity times inverse temperature, (3, H, P, B) a step.
+        gates: how much of the least-used slots is mixed in, in [0, 1], (J, 3, P, B): one gate a slot, for all heads.
         least_used: how many least-used slots are considered (the paper's l_I), 1 <= least_used < P.
 
     Returns:
-        Attention, (H, P, B) a step, in [0, 1], not normalised over the slots (as released).
+        Attention, (3, H, P, B) a step, in [0, 1], not normalised over the slots (as released).
     """
-    candidates = torch.zeros_like(gates[0])  # (P, B)
-    candidates[:least_used] = 1  # before the first step no slot is used: the first ones are taken
+    candidates = torch.zeros_like(gates[0])  # (3, P, B)
+    candidates[:, :least_used] = 1  # before the first step no slot is used: the first ones are taken
     usage, steps = None, []
-    for step, gate in zip(scores, gates, strict=True):  # (H, P, B), (P, B)
+    for step, gate in zip(scores, gates, strict=True):  # (3, H, P, B), (3, P, B)
         # Under autocast similarities are products, so narrower than the gates; lerp takes one type.
         peaked = _from_largest(step.to(gate.dtype)).exp()  # softmax divided by its largest entry
-        attention = torch.lerp(peaked, candidates, gate)
+        attention = torch.lerp(peaked, candidates.unsqueeze(1), gate.unsqueeze(1))
         steps.append(attention)
-        for head in attention:
-            usage = head if usage is None else usage + (head - usage).relu()  # the larger of the two, (P, B)
+        for head in attention.unbind(1):
+            usage = (
+                head if usage is None else usage + (head - usage).relu()
+            )  # the larger of the two, (3, P, B)
         assert usage is not None
         # Compared as usage: in single precision 1 - usage is 1 for all slots that were hardly read.
         used = usage.detach()
-        threshold = used.topk(least_used + 1, dim=0, largest=False).values[-1]  # (B,)
+        threshold = used.topk(least_used + 1, dim=1, largest=False).values[:, -1:]  # (3, 1, B)
         candidates = (1 - usage) * (threshold - used).sign().relu()
     return steps
 
 
 def _from_largest(scores: Tensor) -> Tensor:
-    """scores (H, P, B) less the largest of them over the slots.
+    """scores (3, H, P, B) less the largest of them over the slots.
 
     Written with arithmetic, since on a CPU the gradients of `amax` and `maximum` (above), which compare, cost several times more.
     """
     below = scores - scores.detach().amax(dim=-2, keepdim=True)
-    largest = 1 + below.detach().sign()  # (H, P, B), 1 at the largest, where `below` is 0
+    largest = 1 + below.detach().sign()  # (3, H, P, B), 1 at the largest, where `below` is 0
     return below - (below * largest).sum(-2, keepdim=True) / largest.sum(-2, keepdim=True)

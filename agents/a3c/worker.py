@@ -85,7 +85,10 @@ class RolloutWorker:
         if random_state is not None and random_state.shape == self.generator.get_state().shape:
             self.generator.set_state(random_state)  # a CPU's state says nothing to a GPU's generator
         self.games = AtariGames(
-            settings, config.envs_per_worker, life_loss_terminates=config.life_loss_terminates
+            settings,
+            config.envs_per_worker,
+            life_loss_terminates=config.life_loss_terminates,
+            threads=config.cpus_per_worker,
         )
         self.rollouts = 0
         self.restart_games(env_steps)

@@ -222,8 +222,8 @@ def _gradients_of_each(layer: NeurocoderLinear, signal: Tensor, delta: Tensor, x
     each = _OfEach(*(leaf.detach().requires_grad_() for leaf in each))
     signal = each.signal.unsqueeze(0)
     queries = signal[:, :-1].unflatten(1, (3, layer.heads, layer.key_dim))  # (1, 3, H, K, B)
-    similarities = scores(queries, each.keys, each.beta, layer.variant)
-    w_U, w_V, w_S = (of_step.softmax(dim=-2) for (of_step,) in similarities)  # (H, P, B)
+    (similarities,) = scores(queries, each.keys, each.beta, layer.variant)  # (3, H, P, B)
+    w_U, w_V, w_S = similarities.softmax(dim=-2).unbind()  # (H, P, B)
     sigma = layer.sums @ F.softplus((each.M_S.squeeze(1) * w_S).sum(1))  # (H, B)
     through_program = sigma * (w_U * each.in_slots).sum(1) * (w_V * each.out_slots).sum(1)
     through_R = layer._residual_gate(signal, sigma[layer.smallest]) * each.residual

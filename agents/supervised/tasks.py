@@ -39,8 +39,13 @@ class Task(Protocol):
         """The metric; `losses` are those of the training steps since the last evaluation."""
 
 
-def build_task(config: SupervisedConfig, data: Path, device: torch.device) -> Task:
+def build_task(
+    config: SupervisedConfig, data: Path, device: torch.device, *, few_shapes: bool = False
+) -> Task:
     """The task with its data on the device.
+
+    Args:
+        few_shapes: batches should have few different shapes, where that does not change what is learnt.
 
     Raises:
         ValueError: data that are missing or damaged, in one line.
@@ -49,7 +54,7 @@ def build_task(config: SupervisedConfig, data: Path, device: torch.device) -> Ta
         return ImageTask(config, data, device)
     if config.task == "polynomials":
         return PolynomialTask(config, device)
-    return AlgorithmTask(config, device)
+    return AlgorithmTask(config, device, multiple_of=16 if few_shapes else 1)
 
 
 class ImageTask:
@@ -160,24 +165,23 @@ class AlgorithmTask:
     evaluate_every = 200
     EVALUATION_BATCHES = 4
 
-    def __init__(self, config: SupervisedConfig, device: torch.device):
+    def __init__(self, config: SupervisedConfig, device: torch.device, *, multiple_of: int = 1):
+        """`multiple_of`: steps without inputs and without a question follow until T is a multiple of this."""
         assert config.steps is not None
         self.config, self.device, self.steps = config, device, config.steps
+        self.multiple_of = multiple_of
 
     def batch(self, step: int) -> Batch:
-        """Inputs (B, T, 10) and the bits to answer with at the last steps (B, A, 8)."""
-        return self._sequences("training", step)
-
-    def _sequences(self, use: str, number: int) -> Batch:
-        episode = algorithms.episode(
-            self.config.batch_size,
-            tasks_per_sequence=self.config.tasks_per_sequence,
-            generator=torch.Generator().manual_seed(mixed_seed(use, self.config.seed, number)),
-        )
-        return episode.inputs.to(self.device), episode.targets.to(self.device)
+        """Inputs (B, T, 10) and targets (B, T, 8): the bits to answer with, NaN where nothing is asked."""
+        inputs, targets = self._sequences("training", step)
+        asked_from, after = inputs.shape[1] - targets.shape[1], -inputs.shape[1] % self.multiple_of
+        inputs = F.pad(inputs, (0, 0, 0, after))
+        return inputs, F.pad(targets, (0, 0, asked_from, after), value=math.nan)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(outputs[:, -targets.shape[1] :], targets)
+        asked = targets.isfinite()
+        errors = F.binary_cross_entropy_with_logits(outputs, targets.nan_to_num(), reduction="none")
+        return errors.where(asked, 0.0).sum() / asked.sum()
 
     def evaluate(self, network: nn.Module, losses: Tensor) -> float:
         """On sequences that training never sees."""
@@ -186,3 +190,12 @@ class AlgorithmTask:
             inputs, targets = self._sequences("evaluation", number)
             errors.append(algorithms.bit_error(network(inputs)[:, -targets.shape[1] :], targets))
         return torch.stack(errors).mean().item()
+
+    def _sequences(self, use: str, number: int) -> Batch:
+        """Inputs (B, T, 10) and the bits to answer with at the last steps (B, A, 8)."""
+        episode = algorithms.episode(
+            self.config.batch_size,
+            tasks_per_sequence=self.config.tasks_per_sequence,
+            generator=torch.Generator().manual_seed(mixed_seed(use, self.config.seed, number)),
+        )
+        return episode.inputs.to(self.device), episode.targets.to(self.device)

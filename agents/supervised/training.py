@@ -12,6 +12,7 @@ from agents.errors import TrainingError
 from agents.optimizer_state import load_optimizer_state, optimizer_state
 from agents.seeding import mixed_seed
 from agents.supervised.config import SupervisedConfig
+from agents.supervised.cuda_graphs import Differentiate, GraphedGradients, can_be_graphed
 from agents.supervised.networks import build_network
 from agents.supervised.tasks import Task, build_task
 from neurocoder import auxiliary_loss
@@ -59,9 +60,13 @@ class SupervisedTraining:
             ValueError: data that are missing or damaged, in one line.
         """
         self.config, self.device = config, device
-        self.task: Task = build_task(config, data, device)
         torch.manual_seed(config.seed)
         self.network = build_network(config).to(device)
+        graphed = can_be_graphed(self.network, device)
+        self.task: Task = build_task(config, data, device, few_shapes=graphed)
+        self.differentiate: Differentiate = self._differentiate
+        if graphed:
+            self.differentiate = GraphedGradients(self.network, self._differentiate)
         self.parameters = parameter_count(self.network)
         self.optimizer = build_optimizer(config, self.network)
         self.step, self.seconds = 0, 0.0
@@ -115,17 +120,22 @@ class SupervisedTraining:
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
         x, targets = self.task.batch(self.step)
+        loss, extra = self.differentiate(x, targets)
+        if self.config.gradient_value_clip is not None:
+            nn.utils.clip_grad_value_(self.network.parameters(), self.config.gradient_value_clip)
+        self.optimizer.step()
+        self.step += 1
+        return loss, extra, len(x)
+
+    def _differentiate(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The task's loss and the layers' extra losses, and the gradients of their sum."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             outputs = self.network(x)
         loss = self.task.loss(outputs.float(), targets)
         extra = auxiliary_loss(self.network)
         self.optimizer.zero_grad(set_to_none=True)
-        (loss + extra.to(loss.device)).backward()
-        if self.config.gradient_value_clip is not None:
-            nn.utils.clip_grad_value_(self.network.parameters(), self.config.gradient_value_clip)
-        self.optimizer.step()
-        self.step += 1
-        return loss.detach(), extra.detach(), len(x)
+        (loss + extra).backward()
+        return loss.detach(), extra.detach()
 
     def snapshot(self) -> Snapshot:
         """The state between two steps. A run that goes on from it takes the same steps; its first record of a

@@ -46,10 +46,10 @@ def many(work: Callable[..., None], *arguments: Any, count: int) -> Iterator[Cou
             child.join()
 
 
-def only_play(steps: Any, env: str, games: int) -> None:
+def only_play(steps: Any, env: str, games: int, threads: int = 1) -> None:
     """Random actions."""
     settings, random = resolve(env), np.random.default_rng(0)
-    played, actions = AtariGames(settings, games), action_count(settings.rom)
+    played, actions = AtariGames(settings, games, threads=threads), action_count(settings.rom)
     played.reset([0])
     while True:
         played.step(random.integers(actions, size=games))

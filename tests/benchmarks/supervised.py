@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.3, help="of each alternative in each round")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], nargs="*", default=["cpu"])
     parser.add_argument("--json", help="write the figures here")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -77,7 +78,7 @@ def main() -> None:
     print("  ".join(f"{name} {value}" for name, value in results["machine"].items()))
     with tempfile.TemporaryDirectory() as folder:
         write_random_images(Path(folder))
-        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        for device in arguments.device:
             for name in arguments.case:
                 print(f"\n{name} on {device}")
                 calls, lengths = steps(*CASES[name], Path(folder), device)

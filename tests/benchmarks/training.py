@@ -34,6 +34,8 @@ def train(config: A3CConfig, *, windows: int, seconds: float, warm_up: float) ->
 
     def count() -> int:
         metrics = training.drain()
+        if not metrics.updates:
+            training.advance()  # it raises if workers cannot start
         if metrics.seconds:
             updates.append(
                 (time.perf_counter(), [metrics.seconds[part] for part in PARTS], metrics.staleness)

@@ -255,6 +255,17 @@ def test_a_seed_gives_the_same_games_again_and_another_seed_gives_others():
     others.close()
 
 
+def test_games_are_the_same_however_many_threads_step_them():
+    settings = resolve("Breakout")
+    games, others = AtariGames(settings, 5), AtariGames(settings, 5, threads=3)
+    assert np.array_equal(games.reset([7]), others.reset([7]))
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        actions = random.integers(4, size=5)
+        for ours, theirs in zip(games.step(actions)[:5], others.step(actions)[:5], strict=True):
+            assert np.array_equal(ours, theirs)
+
+
 def test_the_games_of_one_seed_differ_by_their_no_ops():
     games = AtariGames(resolve("Seaquest"), 3)
     played = [games.reset([1])]
