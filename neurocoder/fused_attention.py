@@ -1,36 +1,15 @@
-"""The layer's attention as one compiled pass over the inputs, where there is a compiler; elsewhere torch does the same.
-
-fused_attention.cpp is compiled at the first use, in a few seconds, by the `c++` of this machine, and kept in the cache folder
-(XDG_CACHE_HOME, else ~/.cache). NEUROCODER_FUSED=0 in the environment switches it off. It computes in single precision on a CPU;
-see `usable`.
-"""
+"""The layer's attention as one compiled pass over the inputs: single precision, on a CPU; see `usable` and `neurocoder.compiled`."""
 
 import ctypes
-import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from neurocoder import compiled
+
 SOURCE = Path(__file__).with_name("fused_attention.cpp")
-# Strict enough that sums keep their order; without `errno` and traps a loop becomes vector instructions.
-FLAGS = (
-    "-O3",
-    "-march=native",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-std=c++17",
-    "-fopenmp",
-    "-fPIC",
-    "-shared",
-)
 
 
 class _Sizes(ctypes.Structure):
@@ -47,47 +26,15 @@ class _Gradients(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("signal", "keys", "gates", "in_slots", "M_S")]
 
 
-@functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled code; None where it is switched off or cannot be had."""
-    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None or os.environ.get("NEUROCODER_FUSED") == "0":
-        return None
-    try:
-        return ctypes.CDLL(str(_compile(compiler)))
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _compile(compiler: str) -> Path:
-    """The shared library, from the cache or made now. Raises OSError, SubprocessError."""
-    cpu = next((line for line in _lines("/proc/cpuinfo") if line.startswith("flags")), platform.processor())
-    key = hashlib.sha256("\0".join((compiler, *FLAGS, cpu, SOURCE.read_text())).encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neurocoder"
-    target = cache / f"fused_attention-{key}.so"
-    if not target.is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            made = Path(folder) / target.name
-            command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
-            subprocess.run(command, check=True, capture_output=True, timeout=120)
-            os.replace(made, target)  # whole or not at all, also if several processes do it
-    return target
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
+    return compiled.library(SOURCE)
 
 
 def usable(*tensors: Tensor) -> bool:
     """Whether `attend` can take these: single precision, on a CPU, not within a torch transform, and compiled."""
     return (
-        all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
+        all(tensor.dtype == torch.float32 for tensor in tensors)
+        and compiled.takes(*tensors)
         and not torch.is_autocast_enabled("cpu")
         and library() is not None
     )
@@ -139,7 +86,12 @@ class _Attend(torch.autograd.Function):
         out_slots, smallest = in_slots.new_empty(in_slots.shape), in_slots.new_empty(in_slots.shape[1])
         code = library()
         assert code is not None
-        code.attend(*_described(ctx, tensors), _address(out_slots), _address(smallest), _threads(in_slots))
+        code.attend(
+            *_described(ctx, tensors),
+            compiled.address(out_slots),
+            compiled.address(smallest),
+            _threads(in_slots),
+        )
         return out_slots, smallest
 
     @staticmethod
@@ -159,9 +111,9 @@ class _Attend(torch.autograd.Function):
         assert code is not None
         code.attend_backward(
             *_described(ctx, tensors),
-            _address(d_out_slots),
-            _address(d_smallest),
-            ctypes.byref(_Gradients(*map(_address, gradients))),
+            compiled.address(d_out_slots),
+            compiled.address(d_smallest),
+            ctypes.byref(_Gradients(*map(compiled.address, gradients))),
             _threads(in_slots),
         )
         return (*gradients, None, None)
@@ -180,13 +132,9 @@ def _described(ctx: Any, tensors: Any) -> tuple[Any, Any]:
         gate_steps=1 if gates is None else len(gates),
         signal_rows=signal.shape[1],
     )
-    return ctypes.byref(sizes), ctypes.byref(_Tensors(*map(_address, tensors)))
+    return ctypes.byref(sizes), ctypes.byref(_Tensors(*map(compiled.address, tensors)))
 
 
 def _threads(in_slots: Tensor) -> int:
     """torch's, but not more than there are blocks of 8 inputs."""
     return max(1, min(torch.get_num_threads(), -(-in_slots.shape[1] // 8)))
-
-
-def _address(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())

@@ -15,6 +15,7 @@ from agents.a3c.loss import actor_critic_losses
 from agents.a3c.policy import build_policy, flatten_parameters
 from agents.a3c.precision import set_precision
 from agents.a3c.returns import generalised_advantages
+from agents.memory import keep_freed_memory
 from envs.atari import AtariGames, Episode, action_count, resolve
 from neurocoder import NeurocoderLinear, auxiliary_loss
 from neurocoder.networks.conv_lstm import State
@@ -75,6 +76,7 @@ class RolloutWorker:
         random_state: Tensor | None = None,
     ):
         """`env_steps` and `random_state`: where the run continues from; games begin anew there."""
+        keep_freed_memory()
         self.config, self.index, self.attempt = config, index, attempt
         self.device = torch.device("cuda" if config.gpus_per_worker else "cpu")
         settings = resolve(config.env)

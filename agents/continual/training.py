@@ -17,6 +17,7 @@ from agents.continual.network import build_network, flatten, unflatten
 from agents.continual.regularizers import REGULARIZERS, Regularizer
 from agents.continual.tasks import Split, Task, TaskStream, shuffled
 from agents.errors import TrainingError
+from agents.memory import keep_freed_memory
 from agents.optimizer_state import load_optimizer_state, optimizer_state
 
 CHECK_EVERY = 50  # steps between two looks at the losses, which wait for the device
@@ -45,6 +46,7 @@ class ContinualTraining:
         device: torch.device,
         snapshot: Snapshot | None = None,
     ):
+        keep_freed_memory()
         self.config, self.stream, self.device = config, stream, device
         features = stream.tasks[0].train.x.shape[1]
         rows = []

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.errors import TrainingError
+from agents.memory import keep_freed_memory
 from agents.optimizer_state import load_optimizer_state, optimizer_state
 from agents.seeding import mixed_seed
 from agents.supervised.config import SupervisedConfig
@@ -59,6 +60,7 @@ class SupervisedTraining:
         Raises:
             ValueError: data that are missing or damaged, in one line.
         """
+        keep_freed_memory()
         self.config, self.device = config, device
         torch.manual_seed(config.seed)
         self.network = build_network(config).to(device)

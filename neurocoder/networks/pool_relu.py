@@ -1,5 +1,6 @@
 """Pooling and ReLU that keep little for the gradient."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,11 +8,68 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from neurocoder import compiled
+
+SOURCE = Path(__file__).with_name("pool_relu.cpp")
+TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}  # the compiled code's names for them
 POOL = ([2, 2], [2, 2], [0, 0], [1, 1], False)  # kernel, stride, padding, dilation, whether to round sizes up
 LARGEST = 2**15  # pixels of a channel that 16 bits can number
 
 
+def pool_relu(x: Tensor) -> Tensor:
+    """`F.relu(F.max_pool2d(x, 2))`, (N, C, H, W), channels last -> (N, C, H // 2, W // 2).
+
+    For the gradient it keeps which of four pixels was the largest, in 8 bits (in 16, and its output, where it is not compiled),
+    where torch keeps the input and the number in 64. First derivatives only.
+    """
+    assert x.shape[2] * x.shape[3] <= LARGEST
+    return (_Compiled if usable(x) else _PoolReLU).apply(x)
+
+
+def usable(x: Tensor) -> bool:
+    """Whether the compiled code can take it."""
+    return (
+        x.dtype in TYPES
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and compiled.takes(x)
+        and compiled.library(SOURCE) is not None
+    )
+
+
+class _Compiled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        N, C, H, W = x.shape
+        pooled = x.new_empty((N, H // 2, W // 2, C)).permute(0, 3, 1, 2)  # channels last
+        chosen = torch.empty(pooled.shape, dtype=torch.uint8)  # (N, H // 2, W // 2, C) in memory
+        _call("pool", x, (N, H, W, C), pooled, chosen)
+        ctx.save_for_backward(chosen)
+        ctx.shape = x.shape
+        return pooled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (chosen,) = ctx.saved_tensors
+        N, C, H, W = ctx.shape
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        x = gradient.new_empty((N, H, W, C)).permute(0, 3, 1, 2)
+        _call("spread", gradient, chosen, (N, H, W, C), x)
+        return x
+
+
+def _call(name: str, first: Tensor, *arguments: Tensor | tuple[int, ...]) -> None:
+    code = compiled.library(SOURCE)
+    assert code is not None
+    flat: list[Any] = [compiled.address(first)]
+    for argument in arguments:
+        flat += argument if isinstance(argument, tuple) else [compiled.address(argument)]
+    getattr(code, f"{name}_{TYPES[first.dtype]}")(*flat, torch.get_num_threads())
+
+
 class _PoolReLU(torch.autograd.Function):
+    """The same in torch."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         pooled, chosen = F.max_pool2d(x, 2, return_indices=True)
@@ -30,14 +88,3 @@ class _PoolReLU(torch.autograd.Function):
             ctx.shape, dtype=gradient.dtype, device=gradient.device, memory_format=torch.channels_last
         )
         return torch.ops.aten.max_pool2d_with_indices_backward(gradient, like, *POOL, chosen.long())
-
-
-def pool_relu(x: Tensor) -> Tensor:
-    """`F.relu(F.max_pool2d(x, 2))`, (N, C, H, W), channels last -> (N, C, H // 2, W // 2).
-
-    For the gradient it keeps its output and which of four pixels was the largest, in 16 bits, where torch keeps the input and
-    the number in 64: in the Atari network, whose rollouts keep the graph of every frame, a third of the memory. First
-    derivatives only.
-    """
-    assert x.shape[2] * x.shape[3] <= LARGEST
-    return _PoolReLU.apply(x)
