@@ -58,9 +58,9 @@ class NeurocoderSettings:
             raise ValueError(f"--neurocoder.beta is {self.beta}; it must be above 0, or None")
         check_positive("neurocoder.gain", self.gain)
         check_not_negative("neurocoder.orthogonality_weight", self.orthogonality_weight)
-        check_choice("neurocoder.gate_from", self.gate_from, ("input", "signal"))
-        check_choice("neurocoder.keys", self.keys, ("generated", "learned"))
-        check_choice("neurocoder.variant", self.variant, ("paper", "release"))
+        check_known("neurocoder.gate_from", self.gate_from, ("input", "signal"))
+        check_known("neurocoder.keys", self.keys, ("generated", "learned"))
+        check_known("neurocoder.variant", self.variant, ("paper", "release"))
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class HyperNetSettings:
     def check(self) -> None:
         """ValueError, in one line, for the first field out of range."""
         check_at_least("hypernet.hidden", self.hidden, 1)
-        check_choice("hypernet.scale", self.scale, ("rows", "elements"))
+        check_known("hypernet.scale", self.scale, ("rows", "elements"))
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class StoredProgramSettings:
         for name in ("slots", "key_dim"):
             check_at_least(f"nsm.{name}", getattr(self, name), 1)
         check_not_negative("nsm.key_loss_weight", self.key_loss_weight)
-        check_choice("nsm.variant", self.variant, ("paper", "release"))
+        check_known("nsm.variant", self.variant, ("paper", "release"))
 
 
 @dataclass(frozen=True)
@@ -196,12 +196,6 @@ def check_known(name: str, value: str, choices: Iterable[str]) -> None:
         raise ValueError(f"{flag(name)} {value!r} is not known; choose one of {', '.join(choices)}{hint}")
 
 
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """ValueError for a value that is not one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{flag(name)} {value!r} is not known; choose one of {', '.join(choices)}")
-
-
 def check_at_least(name: str, value: int | None, low: int) -> None:
     """ValueError for a value below `low`. None stands for a part that is left out."""
     if value is not None and value < low:
@@ -223,5 +217,5 @@ def check_positive(name: str, value: float) -> None:
 
 
 def flag(name: str) -> str:
-    """A field's name as it is typed on the command line."""
-    return "--" + name.replace("_", "-")
+    """A field as it is named on the command line, where the first word needs no name."""
+    return name if name in ("task", "benchmark") else "--" + name.replace("_", "-")

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import tyro
 
 from agents.errors import TrainingError
-from agents.layer_settings import LayerSettings, check_at_least, check_choice, check_not_negative
+from agents.layer_settings import LayerSettings, check_at_least, check_known, check_not_negative
 from launch.command_line import Interruption, check_address, fail, has_gpu, require_gpu
 from launch.grid import RESULT, Execute, run_here, run_on_ray
 from launch.run_folder import RunFolder, software_versions, write_json_atomically
@@ -52,7 +52,7 @@ class Placement:
 
     def resolve_device(self) -> str:
         """cpu or cuda. ValueError for another, or for a GPU where there is none."""
-        check_choice("device", self.device, ("auto", "cpu", "cuda"))
+        check_known("device", self.device, ("auto", "cpu", "cuda"))
         check_not_negative("gpus_per_run", self.gpus_per_run)
         if self.address is not None:  # this machine may have no GPU where the cluster's nodes do
             check_address(self.address)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agents.actor_critic_config import ActorCriticConfig, check_fraction
-from agents.layer_settings import check_at_least, check_choice, check_not_negative, check_positive
+from agents.layer_settings import check_at_least, check_known, check_not_negative, check_positive
 from envs.atari import AtariSettings
 
 
@@ -68,9 +68,9 @@ class A3CConfig(ActorCriticConfig):
         check_not_negative("gpus_per_worker", self.gpus_per_worker)
         for name in ("gae_lambda", "rmsprop_decay"):
             check_fraction(name, getattr(self, name))
-        check_choice("head_on", self.head_on, ("actor", "critic", "both"))
-        check_choice("optimizer", self.optimizer, ("rmsprop", "adam"))
-        check_choice("precision", self.precision, ("auto", "fp32", "bf16"))
+        check_known("head_on", self.head_on, ("actor", "critic", "both"))
+        check_known("optimizer", self.optimizer, ("rmsprop", "adam"))
+        check_known("precision", self.precision, ("auto", "fp32", "bf16"))
         if self.deterministic and self.workers:
             raise ValueError(
                 f"--deterministic needs --workers 0, but --workers is {self.workers}: asynchronous workers push in any order"

@@ -11,7 +11,6 @@ from agents.layer_settings import (
     NeurocoderSettings,
     StoredProgramSettings,
     check_at_least,
-    check_choice,
     check_known,
     check_not_negative,
     check_positive,
@@ -61,7 +60,7 @@ class ContinualSettings(LayerSettings):
         """ValueError, in one line, for the first field out of range."""
         for name in ("hidden", "epochs", "batch_size"):
             check_at_least(name, getattr(self, name), 1)
-        check_choice("adapt", self.adapt, ("all", "hidden", "heads"))
+        check_known("adapt", self.adapt, ("all", "hidden", "heads"))
         check_positive("learning_rate", self.learning_rate)
         check_not_negative("strength", self.strength)
         super().check()
@@ -85,7 +84,7 @@ class ContinualConfig(ContinualSettings):
     def check(self) -> None:
         """ValueError, in one line, for the first field out of range or a combination that cannot be."""
         check_known("benchmark", self.benchmark, BENCHMARKS)
-        check_choice("scenario", self.scenario, SCENARIOS)
+        check_known("scenario", self.scenario, SCENARIOS)
         check_known("method", self.method, METHODS)
         check_known("layer", self.layer, LAYERS)
         if self.strength and self.method not in STRENGTHS:
@@ -116,7 +115,7 @@ def preset(benchmark: str, *, scenario: str, method: str, layer: str, name: str 
         ValueError: in one line, a name that is not known.
     """
     check_known("method", method, METHODS)
-    check_choice("scenario", scenario, SCENARIOS)
+    check_known("scenario", scenario, SCENARIOS)
     check_known("preset", name, PRESETS)
     best = name == "best" and layer in ("neurocoder", "lowrank")
     strengths = STRENGTHS.get(method, (0.0, 0.0, 0.0))

