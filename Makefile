@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: train test test-faults test-soak check profile-a3c bench-a3c bench-scale bench-layer bench-supervised bench-continual venv
+.PHONY: train test test-faults test-soak check profile-a3c bench-a3c bench-a3c-gpu bench-scale bench-layer bench-supervised bench-continual venv
 .DELETE_ON_ERROR:
 
 venv: .venv/installed
@@ -51,6 +51,10 @@ check: .venv/installed-dev
 
 bench-a3c: .venv/installed-dev
 	$(BIN)/python -m tests.benchmarks.a3c $(if $(JSON),--json $(JSON))
+
+# 1, 2 and 4 workers on one GPU, about three minutes.
+bench-a3c-gpu: .venv/installed-dev
+	$(BIN)/python -m tests.benchmarks.a3c_gpu $(if $(JSON),--json $(JSON))
 
 profile-a3c: .venv/installed-dev
 	$(BIN)/python -m tests.benchmarks.profile_a3c

@@ -23,6 +23,7 @@ from agents.a3c.parameter_owner import Metrics, ParameterOwner, Snapshot, Start,
 from agents.a3c.training import Training
 from agents.a3c.worker import Report, RolloutWorker
 from agents.errors import TrainingError
+from agents.memory import return_freed_memory
 from agents.ray_cluster import connect
 
 
@@ -31,6 +32,7 @@ class OwnerActor:
     """The parameter owner as an actor; calls are served one after another."""
 
     def __init__(self, config: A3CConfig, snapshot: Snapshot | None):
+        return_freed_memory()
         torch.set_num_threads(1)
         self.owner = ParameterOwner(config, snapshot)
 
@@ -96,6 +98,7 @@ class RayTraining(Training):
     """Starts the actors and watches over them."""
 
     def __init__(self, config: A3CConfig, snapshot: Snapshot | None, *, address: str | None):
+        return_freed_memory()
         self.config = config
         # A local cluster is told of as many CPUs as the workers take, so that it starts all of them on a smaller machine too.
         cores = os.cpu_count() or 1
