@@ -23,7 +23,7 @@ def pool_relu(x: Tensor) -> Tensor:
     where torch keeps the input and the number in 64. First derivatives only.
     """
     assert x.shape[2] * x.shape[3] <= LARGEST
-    return (_Compiled if usable(x) else _PoolReLU).apply(x)
+    return (_CompiledPoolReLU if usable(x) else _PoolReLU).apply(x)
 
 
 def usable(x: Tensor) -> bool:
@@ -36,7 +36,7 @@ def usable(x: Tensor) -> bool:
     )
 
 
-class _Compiled(torch.autograd.Function):
+class _CompiledPoolReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         N, C, H, W = x.shape

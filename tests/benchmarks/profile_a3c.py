@@ -22,18 +22,16 @@ PARTS = {  # the first whose pattern is in an operation's name has its time
     "games": ("games",),
     "convolutions, forward": ("mkldnn_convolution", "cudnn_convolution"),
     "convolutions, backward": ("convolution_backward",),
-    "pooling and ReLU": ("max_pool", "relu", "threshold"),
+    "pooling and ReLU": ("max_pool", "PoolReLU"),
     "LSTM and heads": ("mm", "lstm", "sigmoid", "tanh", "linear", "attend"),
     "update of the weights": ("optimizer", "Optimizer", "adam"),
 }
 
 
-def shares(env: str, head: str, games: int, rollouts: int, trace: Path) -> dict[str, float]:
+def shares(config: A3CConfig, rollouts: int, trace: Path) -> dict[str, float]:
     """Of the time of so many rollouts with their updates, by part; the largest first."""
     torch.set_num_threads(1)
-    training = LocalTraining(
-        A3CConfig(env=env, head=head, workers=0, envs_per_worker=games, optimizer="adam")
-    )
+    training = LocalTraining(config)
     step = training.worker.games.step
 
     def marked(actions):
@@ -61,6 +59,7 @@ def main() -> None:
     parser.add_argument("--env", default="Seaquest")
     parser.add_argument("--head", default="neurocoder")
     parser.add_argument("--games", type=int, default=16)
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--rollouts", type=int, default=10)
     parser.add_argument("--seconds", type=int, default=60, help="of a run that py-spy looks at")
     parser.add_argument("--out", type=Path, default=Path("profile"), help="folder of trace and picture")
@@ -68,13 +67,20 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     print("  ".join(f"{name} {value}" for name, value in machine().items()))
     trace, picture = arguments.out / "trace.json", arguments.out / "stacks.svg"
-    found = shares(arguments.env, arguments.head, arguments.games, arguments.rollouts, trace)
-    for part, share in found.items():
+    config = A3CConfig(
+        env=arguments.env,
+        head=arguments.head,
+        workers=0,
+        envs_per_worker=arguments.games,
+        optimizer="adam",
+        precision=arguments.precision,
+    )
+    for part, share in shares(config, arguments.rollouts, trace).items():
         print(f"  {part:24} {100 * share:5.1f} %")
     with tempfile.TemporaryDirectory() as folder:
         train = [
             sys.executable, "-m", "launch.train", "--env", arguments.env, "--head", arguments.head,
-            "--envs-per-worker", str(arguments.games), "--run-dir", f"{folder}/run", "--evaluate-episodes", "0",
+            "--envs-per-worker", str(arguments.games), "--precision", arguments.precision, "--run-dir", f"{folder}/run", "--evaluate-episodes", "0",
         ]  # fmt: skip
         spy = [
             str(Path(sys.executable).parent / "py-spy"),
