@@ -18,11 +18,11 @@ def keep_freed_memory() -> None:
 
 @functools.cache
 def return_freed_memory() -> None:
-    """For a process that needs a large tensor now and then: from a megabyte on it goes back to the system when freed.
+    """For a process that needs a large tensor now and then: from two megabytes on it goes back to the system when freed.
 
     By default glibc learns from the first ones to keep such sizes, and then its heap grows by gaps.
     """
-    _mallopt({M_MMAP_THRESHOLD: 2**20})
+    _mallopt({M_MMAP_THRESHOLD: 2**21})
 
 
 def _mallopt(options: dict[int, int]) -> None:
