@@ -25,7 +25,7 @@ from tests.benchmarks.owner_queue import simulate
 from tests.benchmarks.training import PARTS, train
 
 WORKERS = (1, 2, 8, 32, 64, 128, 256, 512)
-LARGER = (1, 2)  # pushes: a worker with so many times the games takes so many times as long for a rollout
+LARGER = (1, 2, 4)  # pushes: a worker with so many times the games takes so many times as long for a rollout
 PUSHES = 20_000
 
 
