@@ -161,6 +161,7 @@ def carry_out(arguments: Arguments, runs: list[Path], interruption: Interruption
         run_config=tune.RunConfig(
             name="tune", storage_path=str(runs[0].parent.absolute()), verbose=1,
             failure_config=tune.FailureConfig(max_failures=arguments.retries),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a run's folder has its own
             stop=UntilSignal(),
         ),
     )  # fmt: skip

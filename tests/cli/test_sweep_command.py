@@ -33,6 +33,7 @@ def test_a_sweep_trains_and_evaluates_every_combination_and_ends_with_a_table(tm
     process = start(*SMALL, "--head", "mlp,neurocoder", "--total-steps", 150, "--run-dir", sweep)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
+    assert "errored" not in output and "Traceback" not in errors
     done = results(sweep)
     assert done.keys() == {"breakout-mlp-lr0.0007-seed1", "breakout-neurocoder-lr0.0007-seed1"}
     for result in done.values():
