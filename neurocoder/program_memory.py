@@ -174,10 +174,8 @@ def interpolate_with_least_used(scores: list[Tensor], gates: Tensor, least_used:
         peaked = _from_largest(step.to(gate.dtype)).exp()  # softmax divided by its largest entry
         attention = torch.lerp(peaked, candidates.unsqueeze(1), gate.unsqueeze(1))
         steps.append(attention)
-        for head in attention.unbind(1):
-            usage = (
-                head if usage is None else usage + (head - usage).relu()
-            )  # the larger of the two, (3, P, B)
+        for head in attention.unbind(1):  # usage is the largest so far, (3, P, B)
+            usage = head if usage is None else usage + (head - usage).relu()
         assert usage is not None
         # Compared as usage: in single precision 1 - usage is 1 for all slots that were hardly read.
         used = usage.detach()

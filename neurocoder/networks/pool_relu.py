@@ -1,5 +1,6 @@
 """Pooling and ReLU that keep little for the gradient."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from neurocoder import compiled
+from neurocoder.compiled import address
 
 SOURCE = Path(__file__).with_name("pool_relu.cpp")
 TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}  # the compiled code's names for them
@@ -42,7 +44,8 @@ class _CompiledPoolReLU(torch.autograd.Function):
         N, C, H, W = x.shape
         pooled = x.new_empty((N, H // 2, W // 2, C)).permute(0, 3, 1, 2)  # channels last
         chosen = torch.empty(pooled.shape, dtype=torch.uint8)  # (N, H // 2, W // 2, C) in memory
-        _call("pool", x, (N, H, W, C), pooled, chosen)
+        pool = _compiled("pool", x.dtype)
+        pool(address(x), N, H, W, C, address(pooled), address(chosen), torch.get_num_threads())
         ctx.save_for_backward(chosen)
         ctx.shape = x.shape
         return pooled
@@ -54,17 +57,15 @@ class _CompiledPoolReLU(torch.autograd.Function):
         N, C, H, W = ctx.shape
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         x = gradient.new_empty((N, H, W, C)).permute(0, 3, 1, 2)
-        _call("spread", gradient, chosen, (N, H, W, C), x)
+        spread = _compiled("spread", x.dtype)
+        spread(address(gradient), address(chosen), N, H, W, C, address(x), torch.get_num_threads())
         return x
 
 
-def _call(name: str, first: Tensor, *arguments: Tensor | tuple[int, ...]) -> None:
+def _compiled(name: str, dtype: torch.dtype) -> Callable[..., None]:
     code = compiled.library(SOURCE)
     assert code is not None
-    flat: list[Any] = [compiled.address(first)]
-    for argument in arguments:
-        flat += argument if isinstance(argument, tuple) else [compiled.address(argument)]
-    getattr(code, f"{name}_{TYPES[first.dtype]}")(*flat, torch.get_num_threads())
+    return getattr(code, f"{name}_{TYPES[dtype]}")
 
 
 class _PoolReLU(torch.autograd.Function):
