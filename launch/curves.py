@@ -1,5 +1,6 @@
 """TensorBoard curves of an A3C run. The x axis is agent steps; emulator frames = steps x frame skip."""
 
+import gc
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -81,21 +82,9 @@ class Curves:
             self._add("scalar", tag, value, metrics.env_steps)
 
     def write_attention(self, attention: np.ndarray, env_steps: int) -> None:
-        """A picture of the mean attention (3, H, P): a panel for each of U, V, S, heads down, slots across."""
-        import matplotlib
-
-        matplotlib.use("agg")
-        from matplotlib import pyplot
-
-        figure, panels = pyplot.subplots(3, 1, figsize=(9, 6), sharex=True, layout="constrained")
-        for panel, weights, name in zip(
-            panels, attention, ("left vectors U", "right vectors V", "singular values S"), strict=True
-        ):
-            picture = panel.imshow(weights, aspect="auto", cmap="magma", vmin=0, interpolation="nearest")
-            panel.set(title=name, ylabel="head")
-            figure.colorbar(picture, ax=panel)
-        panels[-1].set_xlabel("slot of the Program Memory")
-        self._add("figure", "program/attention", figure, env_steps)
+        """A picture of the mean attention (3, H, P)."""
+        self._add("figure", "program/attention", draw_attention(attention), env_steps)
+        gc.collect()  # a figure is a cycle: left to itself, Python finds it, and its 2 MB, many pictures later
 
     def flush(self) -> None:
         """What is written so far is on the disk; a disk that was full is tried again."""
@@ -114,6 +103,24 @@ class Curves:
         with self._losing_points():
             if not self.broken:
                 getattr(self.writer, f"add_{kind}")(*point)
+
+
+def draw_attention(attention: np.ndarray) -> Any:
+    """Matplotlib's figure of the mean attention (3, H, P): a panel for each of U, V, S, heads down, slots across."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(3, 1, figsize=(9, 6), sharex=True, layout="constrained")
+    for panel, weights, name in zip(
+        panels, attention, ("left vectors U", "right vectors V", "singular values S"), strict=True
+    ):
+        picture = panel.imshow(weights, aspect="auto", cmap="magma", vmin=0, interpolation="nearest")
+        panel.set(title=name, ylabel="head")
+        figure.colorbar(picture, ax=panel)
+    panels[-1].set_xlabel("slot of the Program Memory")
+    return figure
 
 
 def usage_entropy(attention: np.ndarray) -> float:

@@ -1,0 +1,26 @@
+"""TensorBoard curves of an A3C run."""
+
+import gc
+
+import numpy as np
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from launch.curves import Curves
+
+
+def test_pictures_of_the_attention_are_written_and_do_not_stay_in_memory(tmp_path):
+    from matplotlib.figure import Figure
+
+    curves = Curves(tmp_path, frame_skip=4, env_steps=0, warn=print)
+    attention = np.full((3, 15, 80), 1 / 80)
+    curves.write_attention(attention, 100)  # the first one sets matplotlib up
+    gc.disable()  # no collection by chance
+    try:
+        curves.write_attention(attention, 200)
+        left = [found for found in gc.get_objects() if type(found) is Figure]
+    finally:
+        gc.enable()
+    curves.close()
+    assert not left
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [image.step for image in events.Images("program/attention")] == [100, 200]
