@@ -53,6 +53,8 @@ def train(command: list[str], run: Path, score: float) -> float:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
             process.wait()
+    if process.returncode not in (0, 128 + signal.SIGTERM):
+        sys.exit(f"{run}: training failed; see {run.with_suffix('.log')}")
     return began
 
 
@@ -69,13 +71,13 @@ def first_to_reach(
 
 
 def figures(run: Path, began: float, score: float) -> dict[str, Any]:
-    """How long a run took to the score; if it never reached it, the figures of its last checkpoint."""
+    """How long a run took to the score; if it never reached it, those of its last checkpoint, with
+    the mean of its last training games."""
     checkpoints = list_checkpoints(run / "checkpoints")[::-1]
-    if not checkpoints:
-        sys.exit(f"{run}: it wrote no checkpoint; see {run.with_suffix('.log')}")
-    near = [path for path in checkpoints if recent_mean(path) >= score - BEHIND] or checkpoints[-1:]
+    means = {path: recent_mean(path) for path in checkpoints}
+    near = [path for path in checkpoints if means[path] >= score - BEHIND]
     found = first_to_reach(score, near, lambda path: evaluate(path, episodes=10)["mean"])
-    checkpoint, mean = found or (checkpoints[-1], recent_mean(checkpoints[-1]))
+    checkpoint, mean = found or (checkpoints[-1], means[checkpoints[-1]])
     steps = load_checkpoint(checkpoint).state["env_steps"]
     seconds = checkpoint.stat().st_mtime - began
     return {
