@@ -1,7 +1,7 @@
 # make train    install, train on Pong for about ten minutes, evaluate
 # make test     install, run the tests
 # make test-faults    the tests of faults and of RLlib that take minutes, too
-# make test-soak      half an hour of training, in which nothing may grow
+# make test-soak      half an hour of training after a warm-up, in which nothing may grow (45 minutes)
 # make check    formatting, lint and types
 # make bench-layer, bench-supervised, bench-continual, bench-a3c, bench-scale    speed of the layers, of training steps, of
 #                                       whole runs, of many workers, on a quiet machine; JSON=path writes the figures
