@@ -1,80 +1,184 @@
 """A person's mistake gets one line on stderr and exit status 2, before anything heavy is imported or written."""
 
-import subprocess
-import sys
-
 import pytest
+import torch
+
+from tests.commands import NOT_A_FOLDER, refusal, start
 
 MISTAKES = {
-    "unknown game": (["launch.train", "--env", "Seaqest"], "near names: Seaquest"),
-    "random frame skip": (["launch.train", "--env", "Seaquest-v4"], "ALE/<Game>-v5"),
-    "unknown head": (["launch.train", "--head", "neurocodr"], "did you mean neurocoder?"),
-    "negative workers": (["launch.train", "--workers", "-1"], "--workers is -1; it must be 0 or more"),
-    "no games": (["launch.train", "--envs-per-worker", "0"], "--envs-per-worker is 0"),
-    "no steps": (["launch.train", "--total-steps", "0"], "--total-steps is 0"),
-    "zero learning rate": (
-        ["launch.train", "--learning-rate", "0"],
-        "--learning-rate is 0.0; it must be above 0",
-    ),
-    "NaN learning rate": (["launch.train", "--learning-rate", "nan"], "--learning-rate is nan"),
-    "gamma above 1": (["launch.train", "--gamma", "1.5"], "--gamma is 1.5; it must be from 0 to 1"),
-    "too many least-used slots": (
-        ["launch.train", "--neurocoder.slots", "4", "--neurocoder.least-used", "4"],
-        "--neurocoder.least-used is 4",
-    ),
-    "deterministic workers": (["launch.train", "--deterministic"], "--deterministic needs --workers 0"),
-    "no checkpoints kept": (["launch.train", "--keep", "0"], "--keep is 0"),
-    "resume of no run": (["launch.train", "--resume", "nowhere"], "nowhere: not the folder of a run"),
-    "address without a port": (["launch.train", "--address", "somewhere"], "must be auto or host:port"),
-    "no cluster there": (["launch.train", "--address", "127.0.0.1:1"], "127.0.0.1:1: nobody answers there"),
-    "two folders": (["launch.train", "--resume", "a", "--run-dir", "b"], "a: not the folder of a run"),
-    "evaluate without a run": (["launch.evaluate"], "no run given"),
-    "evaluate of no run": (["launch.evaluate", "nowhere"], "nowhere is neither a run folder"),
-    "no episodes": (["launch.evaluate", "nowhere", "--episodes", "0"], "--episodes is 0"),
-    "sticky above 1": (["launch.evaluate", "nowhere", "--sticky", "2"], "--sticky is 2.0"),
-    "video of two runs": (["launch.evaluate", "a", "b", "--video", "v.mp4"], "--video shows one policy"),
-    "video of another kind": (["launch.evaluate", "a", "--video", "v.gif"], "must end in .mp4"),
+    "train": {
+        "unknown game": (["--env", "Seaqest"], "near names: Seaquest"),
+        "random frame skip": (["--env", "Seaquest-v4"], "ALE/<Game>-v5"),
+        "unknown head": (["--head", "neurocodr"], "did you mean neurocoder?"),
+        "negative workers": (["--workers", "-1"], "--workers is -1; it must be 0 or more"),
+        "no games": (["--envs-per-worker", "0"], "--envs-per-worker is 0"),
+        "no steps": (["--total-steps", "0"], "--total-steps is 0"),
+        "zero learning rate": (["--learning-rate", "0"], "--learning-rate is 0.0; it must be above 0"),
+        "NaN learning rate": (["--learning-rate", "nan"], "--learning-rate is nan"),
+        "gamma above 1": (["--gamma", "1.5"], "--gamma is 1.5; it must be from 0 to 1"),
+        "too many least-used slots": (
+            ["--neurocoder.slots", "4", "--neurocoder.least-used", "4"],
+            "--neurocoder.least-used is 4",
+        ),
+        "deterministic workers": (["--deterministic"], "--deterministic needs --workers 0"),
+        "no checkpoints kept": (["--keep", "0"], "--keep is 0"),
+        "resume of no run": (["--resume", "nowhere"], "nowhere: not the folder of a run"),
+        "address without a port": (["--address", "somewhere"], "must be auto or host:port"),
+        "no cluster there": (["--address", "127.0.0.1:1"], "127.0.0.1:1: nobody answers there"),
+        "two folders": (["--resume", "a", "--run-dir", "b"], "a: not the folder of a run"),
+    },
+    "evaluate": {
+        "no run": ([], "no run given"),
+        "neither run nor checkpoint": (["nowhere"], "nowhere is neither a run folder"),
+        "no episodes": (["nowhere", "--episodes", "0"], "--episodes is 0"),
+        "sticky above 1": (["nowhere", "--sticky", "2"], "--sticky is 2.0"),
+        "video of two runs": (["a", "b", "--video", "v.mp4"], "--video shows one policy"),
+        "video of another kind": (["a", "--video", "v.gif"], "must end in .mp4"),
+    },
+    "sweep": {
+        "unknown game": (["--env", "Pongg"], "near names: Pong"),
+        "unknown head": (["--head", "mpl"], "mlp"),
+        "learning rate that is no number": (["--lr", "fast"], "--lr fast"),
+        "zero learning rate": (["--lr", "0"], "--learning-rate is 0"),
+        "no seeds": (["--seeds", "0"], "--seeds is 0"),
+        "the whole cluster for each run": (["--workers", "auto"], "--workers auto takes the whole cluster"),
+        "negative retries": (["--retries", "-1"], "--retries is -1"),
+    },
+    "rllib": {
+        "unknown algorithm": (["--algo", "impalla"], "--algo 'impalla' .* (did you mean impala?)"),
+        "unknown game": (["--env", "Pongg"], "near names: Pong"),
+    },
+    "supervised": {
+        "no task": ([], "no task given; name one of mnist, cifar10, cifar100, polynomials, algorithms"),
+        "unknown task": (["polynomal"], "task 'polynomal' is not known; .* (did you mean polynomials?)"),
+        "unknown network": (
+            ["cifar10", "--network", "lennet"],
+            "--network 'lennet' .* (did you mean lenet?)",
+        ),
+        "network of another task": (
+            ["mnist", "--network", "gru"],
+            "--network gru cannot learn mnist; its networks are linear, mlp",
+        ),
+        "unknown layer": (
+            ["mnist", "--layer", "neurocodr"],
+            "--layer 'neurocodr' .* (did you mean neurocoder?)",
+        ),
+        "unknown preset": (
+            ["polynomials", "--preset", "multistep"],
+            "--preset 'multistep' .* (did you mean multi-step?)",
+        ),
+        "unknown preset for a plain layer": (
+            ["polynomials", "--layer", "mlp", "--preset", "multistep"],
+            "--preset 'multistep' is not known",
+        ),
+        "preset of a task without": (
+            ["algorithms", "--preset", "multi-step"],
+            "--preset multi-step: algorithms",
+        ),
+        "epochs without a data set": (
+            ["polynomials", "--epochs", "3"],
+            "--epochs: polynomials draws fresh data",
+        ),
+        "NaN learning rate": (["polynomials", "--learning-rate", "nan"], "--learning-rate is nan"),
+        "no seeds": (["polynomials", "--seeds", "0"], "--seeds is 0; it must be at least 1"),
+        "seeds too large": (["polynomials", "--first-seed", "4294967296"], "--first-seed is 4294967296"),
+        "checkpoints all the time": (
+            ["polynomials", "--checkpoint-seconds", "0"],
+            "--checkpoint-seconds is 0.0",
+        ),
+        "a tag that is no word": (
+            ["polynomials", "--tag", "a/b"],
+            "--tag 'a/b': it becomes part of folders' names",
+        ),
+        "unknown device": (["polynomials", "--device", "gpu"], "--device 'gpu' is not known"),
+        "data folder that is a file": (
+            ["mnist", "--data-dir", NOT_A_FOLDER],
+            f"{NOT_A_FOLDER}: cannot be used as data folder .* name a folder",
+        ),
+        "resume of nothing": (["--resume", "nowhere"], "--resume nowhere: not a folder of runs"),
+    },
+    "continual": {
+        "no benchmark": ([], "no benchmark given; name one of split-mnist, split-cifar10, split-cifar100"),
+        "unknown benchmark": (["split-mnits"], "benchmark 'split-mnits' .* (did you mean split-mnist?)"),
+        "unknown scenario": (["split-mnist", "--scenario", "tasks"], "--scenario 'tasks' is not known"),
+        "unknown preset": (
+            ["split-mnist", "--preset", "table6"],
+            "--preset 'table6' .* (did you mean table-6?)",
+        ),
+        "unknown method": (
+            ["split-mnist", "--method", "adam,ewcc"],
+            "--method 'ewcc' .* (did you mean ewc?)",
+        ),
+        "unknown layer": (
+            ["split-mnist", "--layer", "mlp,lowrnk"],
+            "--layer 'lowrnk' .* (did you mean lowrank?)",
+        ),
+        "negative strength": (
+            ["split-mnist", "--method", "ewc", "--strength", "-1"],
+            "--strength is -1.0; it must be 0 or more",
+        ),
+        "strength without penalty": (
+            ["split-mnist", "--method", "l2,adam", "--strength", "5"],
+            "--strength 5.0: adam has no penalty; it is for l2, si, ewc, online-ewc",
+        ),
+        "no seeds": (["split-mnist", "--seeds", "0"], "--seeds is 0; it must be at least 1"),
+        "seeds too large": (["split-mnist", "--first-seed", "4294967296"], "--first-seed is 4294967296"),
+        "none together": (["split-mnist", "--together", "0"], "--together is 0; it must be at least 1"),
+        "unknown device": (["split-mnist", "--device", "gpu"], "--device 'gpu' is not known"),
+        "data folder that is a file": (
+            ["split-mnist", "--data-dir", NOT_A_FOLDER],
+            f"{NOT_A_FOLDER}: cannot be used as data folder .* name a folder",
+        ),
+        "resume of nothing": (["--resume", "nowhere"], "--resume nowhere: not a folder of runs"),
+    },
 }
 
 
-def run(arguments, folder, *options):
-    return subprocess.run(
-        [sys.executable, *options, "-m", *arguments], cwd=folder, capture_output=True, text=True, timeout=60
-    )
-
-
-@pytest.fixture(autouse=True)
-def project_on_the_path(monkeypatch, request):
-    monkeypatch.setenv("PYTHONPATH", str(request.config.rootpath))
-
-
-@pytest.mark.parametrize("arguments, message", MISTAKES.values(), ids=MISTAKES.keys())
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        pytest.param(command, *mistake, id=f"{command}: {name}")
+        for command, mistakes in MISTAKES.items()
+        for name, mistake in mistakes.items()
+    ],
+)
 def test_a_mistake_is_answered_in_one_line_with_status_2_and_leaves_nothing_behind(
-    arguments, message, tmp_path
+    command, arguments, message, tmp_path
 ):
-    result = run(arguments, tmp_path)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    line = refusal(command, *arguments, folder=tmp_path)
+    position = 0
+    for part in message.split(" .* "):
+        assert part in line[position:], line
+        position = line.index(part, position)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_data_folder_of_the_environment_that_cannot_be_used_is_refused(tmp_path):
+    line = refusal("supervised", "cifar10", "--layer", "mlp", folder=tmp_path, NEUROCODER_DATA=NOT_A_FOLDER)
+    assert f"{NOT_A_FOLDER}: cannot be used as data folder" in line and "NEUROCODER_DATA" in line
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    "arguments", [["launch.train", "--env", "Seaqest"], ["launch.evaluate", "nowhere"]], ids=" ".join
+    ("command", "arguments", "light"),
+    [
+        ("train", ["--env", "Seaqest"], "numpy"),
+        ("evaluate", ["nowhere"], "numpy"),
+        ("supervised", ["mnist", "--layer", "neurocodr"], "agents.supervised.presets"),
+        ("continual", ["split-mnist", "--layer", "neurocodr"], "agents.continual.config"),
+    ],
 )
-def test_a_mistake_is_found_before_torch_or_ray_is_imported(arguments, tmp_path):
-    result = run(arguments, tmp_path, "-X", "importtime")
-    imported = {
-        line.split("|")[-1].strip() for line in result.stderr.splitlines() if line.startswith("import time:")
-    }
-    assert {"numpy", "tyro"} <= imported  # the list is a list of imports
+def test_a_mistake_is_found_before_torch_or_ray_is_imported(command, arguments, light, tmp_path):
+    process = start(command, *arguments, folder=tmp_path, options=("-X", "importtime"))
+    _, errors = process.communicate(timeout=60)
+    lines = [line for line in errors.splitlines() if line.startswith("import time:")]
+    imported = {line.split("|")[-1].strip() for line in lines}
+    assert {light, "tyro"} <= imported  # the list is a list of imports
     assert not imported & {"torch", "ray", "tensorboard", "cv2", "matplotlib"}
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_asked_for_where_there_is_none_is_refused(tmp_path):
-    torch = pytest.importorskip("torch")
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    result = run(["launch.train", "--gpus-per-worker", "0.5"], tmp_path)
-    assert result.returncode == 2 and "PyTorch sees none here" in result.stderr
+    line = refusal("train", "--gpus-per-worker", "0.5", folder=tmp_path)
+    assert "PyTorch sees none here" in line
     assert not list(tmp_path.iterdir())

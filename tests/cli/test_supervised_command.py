@@ -1,67 +1,35 @@
 """`python -m launch.supervised` as a person types it: a run and its results, Ctrl-C and --resume, mistakes."""
 
-import csv
 import json
 import os
 import platform
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from matplotlib import pyplot
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.supervised.config import SupervisedConfig
 from launch.checkpoints import list_checkpoints, load_newest
 from launch.supervised_results import draw
 from launch.supervised_results import finished as finished_runs
+from tests import commands
+from tests.commands import ROOT, curves, result_of, rows_of, wait_for
 
-ROOT = Path(__file__).parents[2]
 STEPS = 1_550  # of a run that lasts long enough to be stopped
 RECORDS = [*range(100, STEPS, 100), STEPS]
 TINY = ("polynomials", "--hidden", 4, "--points", 5, "--batch-size", 2, "--device", "cpu")
 
 
-def start(*arguments: object, folder: Path = ROOT, options: tuple[str, ...] = ()) -> subprocess.Popen:
-    command = [sys.executable, *options, "-m", "launch.supervised", *map(str, arguments)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, start_new_session=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+def start(*arguments: object) -> subprocess.Popen:
+    return commands.start("supervised", *arguments)
 
 
-def run(*arguments: object) -> str:
-    process = start(*arguments)
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0 and errors == "", errors
-    return output
-
-
-def refusal(*arguments: object, folder: Path = ROOT) -> str:
-    """The line that a mistake is answered with."""
-    process = start(*arguments, folder=folder)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 2 and output == ""
-    assert errors.startswith("error: ") and errors.count("\n") == 1, errors
-    return errors
-
-
-def curves(folder: Path) -> EventAccumulator:
-    accumulator = EventAccumulator(str(folder))
-    accumulator.Reload()
-    return accumulator
-
-
-def wait_for(condition, *, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
+def refusal(*arguments: object) -> str:
+    return commands.refusal("supervised", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +51,7 @@ def finished(stopped) -> tuple[Path, int, str]:
     """The same run after --resume: the experiment's folder, the step it went on from, and what was printed."""
     folder = stopped[0]
     step = load_newest(folder / "film-seed5" / "checkpoints", warn=pytest.fail).step
-    return folder, step, run("--resume", folder)
-
-
-def result_of(run: Path) -> dict:
-    return json.loads((run / "result.json").read_text())
+    return folder, step, commands.finished(start("--resume", folder))
 
 
 def test_ctrl_c_ends_a_run_with_status_130_a_checkpoint_and_the_command_to_go_on_with(stopped):
@@ -155,13 +119,11 @@ def test_a_run_folder_holds_its_settings_its_curves_and_its_last_state(finished)
 
 def test_the_finished_runs_of_an_experiment_are_a_table_for_other_programs(finished):
     folder, *_ = finished
-    with (folder / "results.csv").open() as file:
-        (row,) = csv.DictReader(file)
+    (row,) = rows_of(folder / "results.csv")
     result = result_of(folder / "film-seed5")
     for column in ("label", "seed", "metric", "final", "best", "best_step", "parameters", "steps", "device"):
         assert row[column] == str(result[column])
-    with (folder / "curves.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(folder / "curves.csv")
     assert {(row["label"], row["seed"]) for row in rows} == {("film", "5")}
     curve = [(int(row["step"]), pytest.approx(float(row["mse"]), rel=1e-5)) for row in rows]
     assert [tuple(point) for point in result["curve"]] == curve
@@ -172,12 +134,10 @@ def test_runs_with_other_settings_join_a_folder_under_a_tag_and_all_are_in_its_t
 ):
     folder = tmp_path / "joined"
     shutil.copytree(finished[0], folder)
-    output = run(*TINY, "--layer", "film", "--steps", 100, "--noise", "--tag", "noisy", "--run-dir", folder)
-    with (folder / "results.csv").open() as file:
-        assert [(row["label"], row["steps"]) for row in csv.DictReader(file)] == [
-            ("film", str(STEPS)),
-            ("noisy-film", "100"),
-        ]
+    noisy = start(*TINY, "--layer", "film", "--steps", 100, "--noise", "--tag", "noisy", "--run-dir", folder)
+    output = commands.finished(noisy)
+    rows = rows_of(folder / "results.csv")
+    assert [(row["label"], row["steps"]) for row in rows] == [("film", str(STEPS)), ("noisy-film", "100")]
     assert result_of(folder / "noisy-film-seed1")["config"]["noise"] is True
     assert [line.split()[0] for line in output.splitlines()[-2:]] == ["film", "noisy-film"]
     assert lines_drawn(folder, monkeypatch, tmp_path) == {"film (n = 1)": STEPS, "noisy-film (n = 1)": 100}
@@ -212,62 +172,6 @@ def test_a_loss_that_is_not_finite_ends_the_command_with_status_1_and_its_step(t
     assert errors.startswith("error: mlp-seed1: the loss became inf at step ") and errors.count("\n") == 1
 
 
-NOT_A_FOLDER = sys.executable
-MISTAKES = {
-    "no task": ([], "no task given; name one of mnist, cifar10, cifar100, polynomials, algorithms"),
-    "unknown task": (["polynomal"], "task 'polynomal' is not known; .* (did you mean polynomials?)"),
-    "unknown network": (["cifar10", "--network", "lennet"], "--network 'lennet' .* (did you mean lenet?)"),
-    "network of another task": (
-        ["mnist", "--network", "gru"],
-        "--network gru cannot learn mnist; its networks are linear, mlp",
-    ),
-    "unknown layer": (["mnist", "--layer", "neurocodr"], "--layer 'neurocodr' .* (did you mean neurocoder?)"),
-    "unknown preset": (
-        ["polynomials", "--preset", "multistep"],
-        "--preset 'multistep' .* (did you mean multi-step?)",
-    ),
-    "unknown preset for a plain layer": (
-        ["polynomials", "--layer", "mlp", "--preset", "multistep"],
-        "--preset 'multistep' is not known",
-    ),
-    "preset of a task without": (["algorithms", "--preset", "multi-step"], "--preset multi-step: algorithms"),
-    "epochs without a data set": (["polynomials", "--epochs", "3"], "--epochs: polynomials draws fresh data"),
-    "NaN learning rate": (["polynomials", "--learning-rate", "nan"], "--learning-rate is nan"),
-    "no seeds": (["polynomials", "--seeds", "0"], "--seeds is 0; it must be at least 1"),
-    "seeds too large": (["polynomials", "--first-seed", "4294967296"], "--first-seed is 4294967296"),
-    "checkpoints all the time": (["polynomials", "--checkpoint-seconds", "0"], "--checkpoint-seconds is 0.0"),
-    "a tag that is no word": (
-        ["polynomials", "--tag", "a/b"],
-        "--tag 'a/b': it becomes part of folders' names",
-    ),
-    "unknown device": (["polynomials", "--device", "gpu"], "--device 'gpu' is not known"),
-    "data folder that is a file": (
-        ["mnist", "--data-dir", NOT_A_FOLDER],
-        f"{NOT_A_FOLDER}: cannot be used as data folder .* name a folder",
-    ),
-    "resume of nothing": (["--resume", "nowhere"], "--resume nowhere: not a folder of runs"),
-}
-
-
-@pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES.keys())
-def test_a_mistake_is_answered_in_one_line_with_status_2_and_leaves_nothing_behind(
-    arguments, message, tmp_path
-):
-    line = refusal(*arguments, folder=tmp_path)
-    position = 0
-    for part in message.split(" .* "):
-        assert part in line[position:], line
-        position = line.index(part, position)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_data_folder_of_the_environment_that_cannot_be_used_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEUROCODER_DATA", NOT_A_FOLDER)
-    line = refusal("cifar10", "--layer", "mlp", folder=tmp_path)
-    assert f"{NOT_A_FOLDER}: cannot be used as data folder" in line and "NEUROCODER_DATA" in line
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
@@ -282,12 +186,3 @@ def test_a_folder_with_runs_of_another_kind_is_not_resumed_and_left_as_it_is(set
     line = refusal("--resume", tmp_path)
     assert f"--resume {tmp_path}: run/config.json cannot be used" in line and reason in line
     assert [path.name for path in tmp_path.rglob("*")] == ["run", "config.json"]
-
-
-def test_a_mistake_is_found_before_torch_or_ray_is_imported(tmp_path):
-    process = start("mnist", "--layer", "neurocodr", folder=tmp_path, options=("-X", "importtime"))
-    _, errors = process.communicate(timeout=60)
-    lines = [line for line in errors.splitlines() if line.startswith("import time:")]
-    imported = {line.split("|")[-1].strip() for line in lines}
-    assert {"tyro", "agents.supervised.presets"} <= imported  # the list is a list of imports
-    assert not imported & {"torch", "ray", "tensorboard"}

@@ -4,16 +4,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from launch.checkpoints import list_checkpoints, load_newest
+from tests.commands import curves, finished, refusal, start, wait_for
 
 TAGS = {
     "charts/SPS",
@@ -33,29 +30,8 @@ TAGS = {
 }
 
 
-def start(module: str, *arguments: object, **options) -> subprocess.Popen:
-    command = [sys.executable, "-m", f"launch.{module}", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
-
-
 def run(module: str, *arguments: object) -> str:
-    process = start(module, *arguments)
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    return output
-
-
-def curves(folder: Path) -> EventAccumulator:
-    accumulator = EventAccumulator(str(folder))
-    accumulator.Reload()
-    return accumulator
-
-
-def wait_for(condition, *, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
+    return finished(start(module, *arguments))
 
 
 @pytest.fixture(scope="module")
@@ -140,18 +116,13 @@ def test_a_resumed_run_goes_on_where_it_stopped_without_a_jump_back(trained, tmp
 
 def test_a_finished_run_is_not_resumed_without_more_steps(trained):
     folder, _ = trained
-    process = start("train", "--resume", folder)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2 and "larger --total-steps" in errors and errors.count("\n") == 1
+    assert "larger --total-steps" in refusal("train", "--resume", folder)
 
 
 def test_a_run_is_not_resumed_with_another_head(trained):
     folder, _ = trained
-    process = start("train", "--resume", folder, "--head", "mlp")
-    _, errors = process.communicate(timeout=60)
-    assert (
-        process.returncode == 2 and "'neurocoder'" in errors and "'mlp'" in errors and errors.count("\n") == 1
-    )
+    line = refusal("train", "--resume", folder, "--head", "mlp")
+    assert "'neurocoder'" in line and "'mlp'" in line
 
 
 @pytest.mark.parametrize(
@@ -163,13 +134,12 @@ def test_a_signal_ends_a_run_with_a_last_checkpoint_and_no_process_left(workers,
     folder = tmp_path / "run"
     process = start(
         "train", "--workers", workers, "--envs-per-worker", 2, "--rollout-steps", 5, "--checkpoint-every", 1,
-        "--run-dir", folder, start_new_session=True,
+        "--run-dir", folder, 
     )  # fmt: skip
     wait_for(lambda: list_checkpoints(folder / "checkpoints"))
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) > workers or workers == 0
-    refused = start("train", "--resume", folder)
-    assert "in use by a live run" in refused.communicate(timeout=60)[1] and refused.returncode == 2
+    assert "in use by a live run" in refusal("train", "--resume", folder)
     os.killpg(process.pid, number)  # as a terminal does: to the whole group
     _, errors = process.communicate(timeout=60)
     assert process.returncode == status, errors

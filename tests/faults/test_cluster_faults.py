@@ -17,15 +17,7 @@ from ray.cluster_utils import Cluster
 from agents.a3c import start_training
 from agents.a3c.config import A3CConfig
 from launch.checkpoints import list_checkpoints, load_newest
-
-ROOT = Path(__file__).parents[2]
-
-
-def wait_for(condition: Callable[[], object], *, seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
+from tests.commands import ROOT, wait_for
 
 
 def free_ports(count: int) -> list[int]:

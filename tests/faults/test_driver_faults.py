@@ -6,15 +6,15 @@ import random
 import resource
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from launch.checkpoints import list_checkpoints, load_checkpoint, load_newest
+from tests import commands
+from tests.commands import curves, wait_for
 
 SMALL = (
     "--env",
@@ -31,18 +31,7 @@ SMALL = (
 
 
 def start(*arguments: object) -> subprocess.Popen:
-    command = [sys.executable, "-m", "launch.train", *map(str, arguments)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-
-
-def wait_for(condition, *, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
+    return commands.start("train", *arguments, stderr=subprocess.STDOUT)
 
 
 def steps(folder: Path) -> list[int]:
@@ -91,9 +80,7 @@ def test_a_full_disk_costs_checkpoints_and_curves_but_not_the_run(tmp_path):
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 143 and "Traceback" not in "".join(lines) + output
-    curves = EventAccumulator(str(folder))
-    curves.Reload()
-    points = curves.Scalars("charts/frames")
+    points = curves(folder).Scalars("charts/frames")
     assert any(point.wall_time < full for point in points) and any(point.wall_time > full for point in points)
 
 

@@ -12,18 +12,12 @@ import torch
 
 from agents.continual.config import preset
 from envs import images
+from launch.continual import main
 from launch.continual_data import OFFICIAL, TRUNK, cifar_features, load_stream
 from launch.continual_run import prepare
 from launch.experiment import make_runs
 from neurocoder.networks.resnet import ResNet18Trunk
-from tests.integration.continual_command import (
-    NO_NETWORK,
-    NOT_A_FOLDER,
-    ROOT,
-    in_this_process,
-    result_of,
-    rows_of,
-)
+from tests.commands import NO_NETWORK, NOT_A_FOLDER, ROOT, in_this_process, result_of, rows_of
 
 
 @pytest.fixture(scope="module")
@@ -171,13 +165,13 @@ def test_without_weights_and_without_network_a_run_is_refused_and_can_go_on_when
     for name, value in (NO_NETWORK | {"XDG_CACHE_HOME": str(tmp_path / "cache")}).items():
         monkeypatch.setenv(name, value)
     status, output, errors = in_this_process(
-        "split-cifar10", "--layer", "mlp", "--epochs", 1, "--data-dir", data, "--run-dir", folder, "--device", "cpu"
+        main, "split-cifar10", "--layer", "mlp", "--epochs", 1, "--data-dir", data, "--run-dir", folder, "--device", "cpu"
     )  # fmt: skip
     assert (status, output) == (2, "") and errors.count("\n") == 1
     file = data / "resnet18" / OFFICIAL
     assert errors.startswith(f"error: {file}: is not there and cannot be downloaded (") and OFFICIAL in errors
     shutil.copy(trunk_file, data / "resnet18" / TRUNK)
-    status, output, errors = in_this_process("--resume", folder)
+    status, output, errors = in_this_process(main, "--resume", folder)
     assert (status, errors) == (0, "") and "computing the features of cifar10" in output
     result = result_of(folder / "mlp-adam-seed1")
     assert result["features"] == "ResNet-18 trunk to layer3, 256 features"

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +14,6 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.presets import preset
@@ -24,6 +22,7 @@ from launch.command_line import Interruption
 from launch.experiment import make_runs, unfinished_runs
 from launch.grid import FAILED, RESULT, run_here, run_on_ray
 from launch.supervised_run import execute
+from tests.commands import curves, wait_for
 
 STEPS = 500  # with a record, and soon after it a checkpoint, every 100
 
@@ -76,13 +75,6 @@ class Kill:
     steps: int
     """Of the newest checkpoint."""
     finished: bool
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 def kill(run: Path) -> Kill:
@@ -178,9 +170,7 @@ def on_ray(tmp_path_factory) -> OnRay:
 
 def curve(path: Path, tag: str) -> list[tuple[int, float]]:
     """Of a folder with events, or of one file."""
-    accumulator = EventAccumulator(str(path))
-    accumulator.Reload()
-    return [(point.step, point.value) for point in accumulator.Scalars(tag)]
+    return [(point.step, point.value) for point in curves(path).Scalars(tag)]
 
 
 @pytest.mark.parametrize("name", ["killed", "left alone"])

@@ -17,26 +17,25 @@ from typing import Any
 import matplotlib.image
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.continual.config import ContinualConfig, preset
 from launch.checkpoints import list_checkpoints, load_newest
+from launch.continual import main
 from launch.continual_results import conclude
 from launch.continual_run import execute
 from launch.experiment import make_runs
-from tests.integration.continual_command import (
-    NO_NETWORK,
-    NOT_A_FOLDER,
-    finished,
-    in_this_process,
-    refusal,
-    result_of,
-    rows_of,
-    start,
-    wait_for,
-)
+from tests import commands
+from tests.commands import NO_NETWORK, curves, finished, in_this_process, result_of, rows_of, wait_for
 
 METRICS = ("average accuracy", "learned", "forgetting", "backward transfer", "forward transfer")
+
+
+def start(*arguments: object, **options) -> subprocess.Popen:
+    return commands.start("continual", *arguments, **options)
+
+
+def refusal(*arguments: object) -> str:
+    return commands.refusal("continual", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +136,7 @@ def test_a_run_killed_or_stopped_loses_at_most_the_task_in_progress(broken):
 
 def steps(path: Path, tag: str) -> list[int]:
     """Of a folder with events, or of one file."""
-    accumulator = EventAccumulator(str(path))
-    accumulator.Reload()
-    return [point.step for point in accumulator.Scalars(tag)]
+    return [point.step for point in curves(path).Scalars(tag)]
 
 
 def test_the_curves_of_a_broken_run_have_neither_a_gap_nor_a_jump_back(broken):
@@ -305,7 +302,7 @@ def with_failure(grid, digits, tmp_path_factory) -> tuple[Path, int, str, str]:
     folder = tmp_path_factory.mktemp("joined") / "grid"
     shutil.copytree(grid[0], folder)
     return folder, *in_this_process(
-        "split-mnist", "--layer", "mlp", "--method", "adam", "--first-seed", 3, "--learning-rate", 1e30, "--hidden", 8,
+        main, "split-mnist", "--layer", "mlp", "--method", "adam", "--first-seed", 3, "--learning-rate", 1e30, "--hidden", 8,
         "--scenario", "domain", "--epochs", 1, "--batch-size", 20, "--device", "cpu", "--data-dir", digits,
         "--run-dir", folder,
     )  # fmt: skip
@@ -349,48 +346,6 @@ def test_an_experiment_of_which_every_run_failed_has_a_table_without_numbers(tmp
 # mistakes
 
 
-MISTAKES = {
-    "no benchmark": ([], "no benchmark given; name one of split-mnist, split-cifar10, split-cifar100"),
-    "unknown benchmark": (["split-mnits"], "benchmark 'split-mnits' .* (did you mean split-mnist?)"),
-    "unknown scenario": (["split-mnist", "--scenario", "tasks"], "--scenario 'tasks' is not known"),
-    "unknown preset": (["split-mnist", "--preset", "table6"], "--preset 'table6' .* (did you mean table-6?)"),
-    "unknown method": (["split-mnist", "--method", "adam,ewcc"], "--method 'ewcc' .* (did you mean ewc?)"),
-    "unknown layer": (
-        ["split-mnist", "--layer", "mlp,lowrnk"],
-        "--layer 'lowrnk' .* (did you mean lowrank?)",
-    ),
-    "negative strength": (
-        ["split-mnist", "--method", "ewc", "--strength", "-1"],
-        "--strength is -1.0; it must be 0 or more",
-    ),
-    "strength without penalty": (
-        ["split-mnist", "--method", "l2,adam", "--strength", "5"],
-        "--strength 5.0: adam has no penalty; it is for l2, si, ewc, online-ewc",
-    ),
-    "no seeds": (["split-mnist", "--seeds", "0"], "--seeds is 0; it must be at least 1"),
-    "seeds too large": (["split-mnist", "--first-seed", "4294967296"], "--first-seed is 4294967296"),
-    "none together": (["split-mnist", "--together", "0"], "--together is 0; it must be at least 1"),
-    "unknown device": (["split-mnist", "--device", "gpu"], "--device 'gpu' is not known"),
-    "data folder that is a file": (
-        ["split-mnist", "--data-dir", NOT_A_FOLDER],
-        f"{NOT_A_FOLDER}: cannot be used as data folder .* name a folder",
-    ),
-    "resume of nothing": (["--resume", "nowhere"], "--resume nowhere: not a folder of runs"),
-}
-
-
-@pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES.keys())
-def test_a_mistake_is_answered_in_one_line_with_status_2_and_leaves_nothing_behind(
-    arguments, message, tmp_path
-):
-    line = refusal(*arguments, folder=tmp_path)
-    position = 0
-    for part in message.split(" .* "):
-        assert part in line[position:], line
-        position = line.index(part, position)
-    assert not list(tmp_path.iterdir())
-
-
 def test_data_that_are_missing_and_cannot_be_downloaded_are_named_and_no_run_is_made(tmp_path):
     process = start("split-mnist", "--data-dir", "data", folder=tmp_path, **NO_NETWORK)
     output, errors = process.communicate(timeout=60)
@@ -421,12 +376,3 @@ def test_a_folder_with_runs_of_another_kind_is_not_resumed_and_left_as_it_is(set
     line = refusal("--resume", tmp_path)
     assert f"--resume {tmp_path}: run/config.json cannot be used" in line and reason in line
     assert [path.name for path in tmp_path.rglob("*")] == ["run", "config.json"]
-
-
-def test_a_mistake_is_found_before_torch_or_ray_is_imported(tmp_path):
-    process = start("split-mnist", "--layer", "neurocodr", folder=tmp_path, options=("-X", "importtime"))
-    _, errors = process.communicate(timeout=60)
-    lines = [line for line in errors.splitlines() if line.startswith("import time:")]
-    imported = {line.split("|")[-1].strip() for line in lines}
-    assert {"tyro", "agents.continual.config"} <= imported  # the list is a list of imports
-    assert not imported & {"torch", "ray", "tensorboard"}

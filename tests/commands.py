@@ -1,4 +1,4 @@
-"""What the tests of `python -m launch.continual` share."""
+"""Commands as a person starts them, and what they leave behind."""
 
 import contextlib
 import csv
@@ -9,46 +9,52 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from launch.continual import main
-
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 NO_NETWORK = {"https_proxy": "http://127.0.0.1:1", "http_proxy": "http://127.0.0.1:1", "no_proxy": ""}
 NOT_A_FOLDER = sys.executable
 
 
 def start(
-    *arguments: object, folder: Path = ROOT, options: tuple[str, ...] = (), **environment: str
+    module: str,
+    *arguments: object,
+    folder: Path = ROOT,
+    options: tuple[str, ...] = (),
+    stderr: int = subprocess.PIPE,
+    **environment: str,
 ) -> subprocess.Popen:
-    command = [sys.executable, *options, "-m", "launch.continual", *map(str, arguments)]
+    """`python options -m launch.module arguments` in a folder and a process group of its own."""
+    command = [sys.executable, *options, "-m", f"launch.{module}", *map(str, arguments)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, start_new_session=True,
+        command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=folder, start_new_session=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment,
     )  # fmt: skip
 
 
 def finished(process: subprocess.Popen) -> str:
     """What a command that succeeds has printed."""
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=600)
     assert process.returncode == 0 and "Traceback" not in errors and "error:" not in errors, errors
     return output
 
 
-def refusal(*arguments: object, folder: Path = ROOT, **environment: str) -> str:
+def refusal(module: str, *arguments: object, folder: Path = ROOT, **environment: str) -> str:
     """The line that a mistake is answered with."""
-    process = start(*arguments, folder=folder, **environment)
+    process = start(module, *arguments, folder=folder, **environment)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 2 and output == ""
     assert errors.startswith("error: ") and errors.count("\n") == 1, errors
     return errors
 
 
-def in_this_process(*arguments: object) -> tuple[int, str, str]:
-    """The command's exit status, output and errors, without the seconds that imports take."""
+def in_this_process(main: Callable[[], None], *arguments: object) -> tuple[int, str, str]:
+    """A command's exit status, output and errors, without the seconds that imports take."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     output, errors = io.StringIO(), io.StringIO()
     try:
@@ -58,7 +64,7 @@ def in_this_process(*arguments: object) -> tuple[int, str, str]:
             contextlib.redirect_stderr(errors),
             pytest.raises(SystemExit) as ended,
         ):
-            patch.setattr(sys, "argv", ["continual", *map(str, arguments)])
+            patch.setattr(sys, "argv", ["command", *map(str, arguments)])
             main()
     finally:
         for number, handler in handlers.items():
@@ -66,11 +72,18 @@ def in_this_process(*arguments: object) -> tuple[int, str, str]:
     return ended.value.code, output.getvalue(), errors.getvalue()
 
 
-def wait_for(condition, *, seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], object], *, seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
+        time.sleep(0.005)
+
+
+def curves(path: Path) -> EventAccumulator:
+    """What was written for TensorBoard: of a folder, or of one file."""
+    accumulator = EventAccumulator(str(path))
+    accumulator.Reload()
+    return accumulator
 
 
 def result_of(run: Path) -> dict[str, Any]:
