@@ -77,6 +77,8 @@ class RunArguments:
                 raise ValueError(f"{flag} is {value}; it must be at least {low}")
 
 
+KEPT = ("checkpoint_every", "keep", "evaluate_episodes")  # of the arguments, by a resumed run
+
 Arguments = TypeVar("Arguments", bound=RunArguments)
 
 
@@ -96,16 +98,12 @@ class Command:
         arguments = tyro.cli(kind, args=argv, prog=self.program, description=description)
         try:
             if arguments.resume is not None:
-                saved = self._saved_config(arguments.resume, type(arguments.config))
+                saved = self._saved(arguments, arguments.resume)
                 arguments = tyro.cli(
-                    kind,
-                    args=argv,
-                    default=replace(arguments, config=saved),
-                    prog=self.program,
-                    description=description,
+                    kind, args=argv, default=saved, prog=self.program, description=description
                 )
                 for name in self.fixed:
-                    before, now = getattr(saved, name), getattr(arguments.config, name)
+                    before, now = getattr(saved.config, name), getattr(arguments.config, name)
                     if before != now:
                         raise ValueError(
                             f"{arguments.resume}: its run has {name} {before!r}, not {now!r}; start a new run"
@@ -115,12 +113,14 @@ class Command:
             fail(error)
         return arguments
 
-    def _saved_config(self, run: Path, kind: type[Config]) -> Config:
+    def _saved(self, arguments: Arguments, run: Path) -> Arguments:
+        """The arguments with the settings that a run has in its config.json."""
         try:
             saved = json.loads((run / "config.json").read_text())
             if self.key not in saved:
                 raise ValueError(f"it is not of {self.program}")
-            return kind.from_dict(saved[self.key])
+            kept: dict[str, Any] = {name: int(value) for name, value in saved.get("run", {}).items()}
+            return replace(arguments, config=type(arguments.config).from_dict(saved[self.key]), **kept)
         except FileNotFoundError as error:
             raise ValueError(f"--resume {run}: not the folder of a run, it has no config.json") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -134,7 +134,8 @@ class Command:
             folder = RunFolder.create(arguments.run_dir or default_run_path(config.env, config.head))
         with folder:
             snapshot = restore(folder, config.total_steps) if arguments.resume is not None else None
-            settings = {self.key: config.to_dict(), "software": software_versions()}
+            kept = {name: getattr(arguments, name) for name in KEPT}
+            settings = {self.key: config.to_dict(), "run": kept, "software": software_versions()}
             write_json_atomically(folder.path / "config.json", settings)
             return self._train(arguments, config, folder, snapshot, start)
 

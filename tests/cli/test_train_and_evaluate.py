@@ -110,6 +110,9 @@ def test_a_resumed_run_goes_on_where_it_stopped_without_a_jump_back(trained, tmp
     newest = load_newest(folder / "checkpoints", warn=pytest.fail)
     assert newest.state["env_steps"] >= 2_500
     assert newest.state["config"]["envs_per_worker"] == 2  # the run's own settings
+    assert json.loads((folder / "config.json").read_text())["run"] == {
+        "checkpoint_every": 1_000, "keep": 3, "evaluate_episodes": 0,
+    }  # fmt: skip
     steps = [point.step for point in curves(folder).Scalars("charts/frames")]
     assert steps == sorted(steps) and steps[-1] >= 2_500 and steps[0] < 2_200
 
