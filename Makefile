@@ -1,4 +1,4 @@
-# make train    install, train on Pong for about ten minutes, evaluate
+# make train    install, try everything out on Pong for about ten minutes, evaluate
 # make test     install, run the tests
 # make test-faults    the tests of faults and of RLlib that take minutes, too
 # make test-soak      half an hour of training after a warm-up, in which nothing may grow (45 minutes)
@@ -30,7 +30,7 @@ venv: .venv/installed
 	$(BIN)/pip install --quiet --requirement requirements-dev.txt
 	@touch $@
 
-# The settings that the runs of docs/results/pong.md ended with, for about ten minutes on two cores.
+# About ten minutes on two cores: enough to see everything at work, too few to play well.
 train: .venv/installed
 	$(BIN)/python -m launch.train --env Pong --head neurocoder --workers 2 --envs-per-worker 8 --rollout-steps 20 \
 		--optimizer adam --learning-rate 5e-4 --gae-lambda 0.95 --entropy-weight 0.002 --total-steps 120_000
