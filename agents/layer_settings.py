@@ -55,7 +55,7 @@ class NeurocoderSettings:
                 f"--neurocoder.least-used is {self.least_used}; it must be from 0 to slots - 1 = {self.slots - 1}"
             )
         if self.beta is not None and not 0 < self.beta < math.inf:
-            raise ValueError(f"--neurocoder.beta is {self.beta}; it must be above 0, or None")
+            raise ValueError(f"--neurocoder.beta is {self.beta}; it must be a finite number above 0, or None")
         check_positive("neurocoder.gain", self.gain)
         check_not_negative("neurocoder.orthogonality_weight", self.orthogonality_weight)
         check_known("neurocoder.gate_from", self.gate_from, ("input", "signal"))
@@ -160,7 +160,7 @@ class LayerSettings:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`. TypeError if there are fields this version does not know."""
+        """The inverse of `dataclasses.asdict`. TypeError if there are fields this version does not know, KeyError for a missing group."""
         groups = {
             "neurocoder": NeurocoderSettings,
             "hypernet": HyperNetSettings,
@@ -207,13 +207,13 @@ def check_at_least(name: str, value: int | None, low: int) -> None:
 def check_not_negative(name: str, value: float) -> None:
     """ValueError for a number below 0, infinite or not a number."""
     if not 0 <= value < math.inf:
-        raise ValueError(f"{flag(name)} is {value}; it must be 0 or more")
+        raise ValueError(f"{flag(name)} is {value}; it must be a finite number, 0 or more")
 
 
 def check_positive(name: str, value: float) -> None:
     """ValueError for a number that is not above 0, infinite or not a number."""
     if not 0 < value < math.inf:
-        raise ValueError(f"{flag(name)} is {value}; it must be above 0")
+        raise ValueError(f"{flag(name)} is {value}; it must be a finite number above 0")
 
 
 def flag(name: str) -> str:

@@ -89,7 +89,7 @@ def episode(
 
 
 def bit_error(logits: Tensor, targets: Tensor) -> Tensor:
-    """Per cent of wrong bits, a scalar; logits and targets (B, A, 8), of the answer steps only.
+    """Per cent of wrong bits, a scalar; logits and targets (..., 8), of the answer steps only.
 
     A logit above 0 says 1. All sequences of a batch have equally many bits: this is the mean of the sequences' errors.
 
@@ -97,7 +97,9 @@ def bit_error(logits: Tensor, targets: Tensor) -> Tensor:
         ValueError: the shapes differ.
     """
     if logits.shape != targets.shape:
-        raise ValueError(f"logits have shape {tuple(logits.shape)}, targets {tuple(targets.shape)}")
+        raise ValueError(
+            f"logits have shape {tuple(logits.shape)}, targets {tuple(targets.shape)}; they must have the same"
+        )
     return 100 * ((logits > 0) != (targets > 0.5)).float().mean()
 
 

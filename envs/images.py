@@ -99,7 +99,7 @@ DATA_SETS = {
 
 
 class ImageSet(NamedTuple):
-    """Images and what they show, on the CPU."""
+    """Images and what they show; on the CPU, as `load` gives them."""
 
     images: Tensor  # (N, C, H, W) uint8
     labels: Tensor  # (N,) int64, 0 to classes - 1

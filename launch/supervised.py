@@ -65,7 +65,7 @@ def main() -> None:
     try:
         if placement.resume is not None:
             experiment = placement.resume
-            runs = resumed_runs(experiment, lambda run: SupervisedConfig.from_dict(run["supervised"]))
+            runs = resumed_runs(experiment, lambda run: SupervisedConfig.from_dict(run["supervised"]).check())
         else:
             experiment, runs = new_runs(arguments, sys.argv[1:])
     except ValueError as error:
@@ -106,22 +106,35 @@ def expand(arguments: Arguments, argv: list[str]) -> list[tuple[str, SupervisedC
     seeds = seed_range(arguments.first_seed, arguments.seeds)
     check_positive("checkpoint_seconds", arguments.checkpoint_seconds)
     configs = {}
+    if arguments.no_usage and "neurocoder" not in arguments.layer.split(","):
+        raise ValueError(f"--no-usage is for the neurocoder; --layer {arguments.layer} has none")
     for layer in arguments.layer.split(","):
         # Only what is composed has more than one preset: the runs of another layer are the same with each.
         composed = layer in ("neurocoder", "lowrank")
         for name in arguments.preset.split(",") if arguments.preset else [None]:
             config = preset(arguments.task, network=arguments.network, layer=layer, name=name)
-            if arguments.no_usage:
-                config = replace(config, neurocoder=replace(config.neurocoder, least_used=0))
             config = with_given_settings(config, arguments, argv, program=PROGRAM)
             config.check()
             ablated = arguments.no_usage and layer == "neurocoder"
+            if ablated:
+                config = without_usage(config)
             label = arguments.placement.label(
                 layer, name if composed else None, "no-usage" if ablated else None
             )
             for seed in seeds:
                 configs[label, seed] = replace(config, seed=seed)
     return [(label, config) for (label, _), config in configs.items()]
+
+
+def without_usage(config: SupervisedConfig) -> SupervisedConfig:
+    """The ablation. ValueError if there is nothing to leave out."""
+    settings = config.neurocoder
+    if not settings.steps or not settings.least_used:
+        raise ValueError(
+            f"--no-usage: a Neurocoder with --neurocoder.steps {settings.steps} and --neurocoder.least-used "
+            f"{settings.least_used} has no usage to leave out; both must be above 0, as with --preset multi-step"
+        )
+    return replace(config, neurocoder=replace(settings, least_used=0))
 
 
 if __name__ == "__main__":

@@ -38,12 +38,12 @@ def library(source: Path) -> ctypes.CDLL | None:
         return None
     try:
         return ctypes.CDLL(str(_compile(source, compiler)))
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, RuntimeError, subprocess.SubprocessError):
         return None
 
 
 def _compile(source: Path, compiler: str) -> Path:
-    """The shared library, from the cache or made now. Raises OSError, SubprocessError."""
+    """The shared library, from the cache or made now. Raises OSError, SubprocessError; RuntimeError for a user without a home."""
     cpu = next((line for line in _lines("/proc/cpuinfo") if line.startswith("flags")), platform.processor())
     key = hashlib.sha256("\0".join((compiler, *FLAGS, cpu, source.read_text())).encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neurocoder"

@@ -28,7 +28,7 @@ from neurocoder.program_memory import (
     scores,
 )
 from neurocoder.random_projection import RandomProjection
-from neurocoder.settings import check_choice, check_sizes
+from neurocoder.settings import check_choice, check_scale, check_sizes, check_weights, check_width
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,9 @@ class NeurocoderLinear(nn.Module):
             singular values forward (then flips them in the recurrent controller), keeps key parameters that only its
             orthogonality loss uses, and adds the released epsilons to the cosine.
 
+    On a CPU in single precision the layer has first derivatives in reverse mode only: what does more of the work there is
+    compiled (`neurocoder.fused_attention`). With NEUROCODER_FUSED=0 in the environment torch has all of them.
+
     Raises:
         ValueError: a setting out of range, naming it.
     """
@@ -127,11 +130,11 @@ class NeurocoderLinear(nn.Module):
         if not 0 <= least_used < slots:
             raise ValueError(f"least_used is {least_used}; it must be from 0 to slots - 1 = {slots - 1}")
         if beta is not None and not 0 < beta < math.inf:
-            raise ValueError(f"beta is {beta}; it must be above 0, or None for the released code's")
-        if not 0 < gain < math.inf:
-            raise ValueError(f"gain is {gain}; it must be above 0")
-        if not 0 <= orthogonality_weight < math.inf:
-            raise ValueError(f"orthogonality_weight is {orthogonality_weight}; it must be 0 or more")
+            raise ValueError(
+                f"beta is {beta}; it must be a finite number above 0, or None for the released code's"
+            )
+        check_scale("gain", gain)
+        check_weights(orthogonality_weight=orthogonality_weight)
         check_choice("gate_from", gate_from, ("input", "signal"))
         check_choice("keys", keys, ("generated", "learned"))
         check_choice("variant", variant, ("paper", "release"))
@@ -181,6 +184,9 @@ class NeurocoderLinear(nn.Module):
         Args:
             z: (..., controller_features), what the controller sees, for a layer that was made with `controller_features`;
                 other layers' controllers see x.
+
+        Raises:
+            ValueError: x or z has another shape, or z is missing or not expected.
         """
         leading = x.shape[:-1]
         x, z = self._rows(x, z)
@@ -208,7 +214,7 @@ class NeurocoderLinear(nn.Module):
 
     @torch.no_grad()
     def trace(self, x: Tensor, z: Tensor | None = None) -> ProgramTrace:
-        """The attention, singular values and residual gate with which `forward` would treat x (..., d_in)."""
+        """The attention, singular values and residual gate with which `forward` would treat x (..., d_in). Raises as it does."""
         program, leading = self._compose(x, z), x.shape[:-1]
         of_steps = [
             torch.stack(of_step) for of_step in zip(program.w_U, program.w_V, program.w_S, strict=True)
@@ -233,7 +239,9 @@ class NeurocoderLinear(nn.Module):
                 if z is not None
                 else f"this layer's controller has an input of its own: call layer(x, z), z (..., {self.controller_features})"
             )
+        check_width("x", x, self.in_features)
         z = x if z is None else z
+        check_width("z", z, self.controller_features or self.in_features)
         if z.shape[:-1] != x.shape[:-1]:
             raise ValueError(
                 f"x has shape {tuple(x.shape)} and z {tuple(z.shape)}; all axes but the last must be the same"

@@ -30,6 +30,7 @@ OUTPUT_LAYERS: dict[str, Callable[..., nn.Module]] = {
     "nsm": StoredProgramLinear,
     "lowrank": LowRankLinear,
 }
+"""By name. The commands' `--layer lowrank` is `low_rank_control`: a "lowrank" of a given Neurocoder's rank and scale."""
 
 
 def output_layer(name: str, **settings: Any) -> OutputLayer:
@@ -44,7 +45,8 @@ def output_layer(name: str, **settings: Any) -> OutputLayer:
 
 
 def auxiliary_loss(network: nn.Module) -> Tensor:
-    """Sum of the extra losses of all layers of a network, scalar: depends on parameters, so add it once an update."""
+    """Sum of the extra losses of all layers of a network, scalar. They depend on parameters, of "moe" on the last training batch:
+    add it once an update, after the forward pass."""
     methods = [getattr(layer, "auxiliary_loss", None) for layer in network.modules()]
     losses = [method() for method in methods if method is not None]
     if losses:

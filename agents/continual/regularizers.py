@@ -39,7 +39,7 @@ class Regularizer:
 
     def __init__(self, strength: float = 0.0):
         if not 0 <= strength < float("inf"):
-            raise ValueError(f"strength is {strength}; it must be 0 or more")
+            raise ValueError(f"strength is {strength}; it must be a finite number, 0 or more")
         self.strength = strength
         self.anchor: Anchor | None = None  # none before the first task has ended
 
@@ -122,7 +122,7 @@ class SI(Regularizer):
     def __init__(self, strength: float, damping: float = 0.1):
         super().__init__(strength)
         if not 0 < damping < float("inf"):
-            raise ValueError(f"damping is {damping}; it must be above 0")
+            raise ValueError(f"damping is {damping}; it must be a finite number above 0")
         self.damping = damping
         self._start: Tensor | None = None  # theta at the start of the task; none between tasks
         self._omega: Tensor | None = None

@@ -36,7 +36,7 @@ class SupervisedSettings(LayerSettings):
     adapted: int = 1
     """How many affine layers, counted from the output, are of this kind; the rest is plain. For mlp and lenet."""
     bias: bool = True
-    """Give the output layers a bias."""
+    """Give the output layers a bias; hypernet, film and moe always have one."""
     projection: int | None = None
     """Width of a fixed random projection of the input, before the linear network; None for none."""
     hidden: int = 32

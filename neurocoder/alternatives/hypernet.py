@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neurocoder.settings import check_choice, check_sizes
+from neurocoder.settings import check_choice, check_sizes, check_width
 
 
 class HyperNetLinear(nn.Module):
@@ -50,6 +50,7 @@ class HyperNetLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_in) -> (..., d_out)."""
+        check_width("x", x, self.in_features)
         leading, x = x.shape[:-1], x.reshape(-1, self.in_features)  # (B, d_in)
         hidden = x if self.hidden is None else self.hidden(x).relu()  # (B, h)
         if self.by_rows:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from neurocoder.layer import NeurocoderLinear
-from neurocoder.settings import check_sizes
+from neurocoder.settings import check_scale, check_sizes
 
 
 class LowRankLinear(nn.Module):
@@ -39,8 +39,7 @@ class LowRankLinear(nn.Module):
         check_sizes(in_features=in_features, out_features=out_features, rank=rank)
         if weight_deviation is None:
             weight_deviation = 1 / math.sqrt(3 * in_features)
-        if not weight_deviation > 0:
-            raise ValueError(f"weight_deviation is {weight_deviation}; it must be above 0")
+        check_scale("weight_deviation", weight_deviation)
         self.in_features, self.out_features = in_features, out_features
         deviation = math.sqrt(
             weight_deviation / math.sqrt(rank)
@@ -65,7 +64,12 @@ def low_rank_control(
 
     The scale is measured on a layer drawn for it, with normally distributed inputs. The residual program is left out: it is
     neither low-rank nor composed.
+
+    Raises:
+        ValueError: a setting out of range, or `controller_features`: the control has no controller.
     """
+    if neurocoder.get("controller_features") is not None:
+        raise ValueError("controller_features: the low-rank control has no controller; leave it out")
     layer = NeurocoderLinear(in_features, out_features, **neurocoder | {"residual": False, "bias": False})
     with torch.no_grad():
         y = layer(torch.randn(1000, in_features))

@@ -6,11 +6,13 @@ raw logits, logits are compared with logits here; its expert's softmax is left o
 Shapes: B inputs, N experts, k chosen.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neurocoder.settings import check_sizes
+from neurocoder.settings import check_sizes, check_weights, check_width
 
 NOISE_FLOOR = 0.01  # smallest standard deviation of the gating noise
 
@@ -44,6 +46,7 @@ class MixtureOfExpertsLinear(nn.Module):
         check_sizes(
             in_features=in_features, out_features=out_features, experts=experts, active=active, hidden=hidden
         )
+        check_weights(balance_weight=balance_weight)
         if active > experts:
             raise ValueError(f"active is {active}; it must be at most experts = {experts}")
         self.in_features, self.out_features = in_features, out_features
@@ -58,6 +61,7 @@ class MixtureOfExpertsLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_in) -> (..., d_out)."""
+        check_width("x", x, self.in_features)
         leading, x = x.shape[:-1], x.reshape(-1, self.in_features)  # (B, d_in)
         weights, chosen = self._route(x)  # (B, k) each
         # Sorted by expert, so that each finds its inputs side by side and rows are gathered and scattered once.
@@ -71,10 +75,17 @@ class MixtureOfExpertsLinear(nn.Module):
         return y.reshape(*leading, self.out_features)
 
     def auxiliary_loss(self) -> Tensor:
-        """Weighted CV^2(importance) + CV^2(load) of the last training batch, scalar; 0 before the first."""
-        if self._balance is None:
-            return self.gate.new_zeros(())
-        return self.balance_weight * self._balance
+        """Weighted CV^2(importance) + CV^2(load) of the last training batch, scalar.
+
+        It is given out once: without a new training batch it is 0. In a recurrent network, the last batch is that of the last
+        step.
+        """
+        balance, self._balance = self._balance, None
+        return self.gate.new_zeros(()) if balance is None else self.balance_weight * balance
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: without the last batch's graph, which cannot be copied."""
+        return self.__dict__ | {"_balance": None}
 
     def _route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Weights and numbers of the chosen experts, (B, k) each."""

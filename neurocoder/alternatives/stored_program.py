@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neurocoder.program_memory import EPSILON, Variant
-from neurocoder.settings import check_choice, check_sizes
+from neurocoder.settings import check_choice, check_sizes, check_weights, check_width
 
 
 class StoredProgramLinear(nn.Module):
@@ -45,6 +45,7 @@ class StoredProgramLinear(nn.Module):
     ):
         super().__init__()
         check_sizes(in_features=in_features, out_features=out_features, slots=slots, key_dim=key_dim)
+        check_weights(key_loss_weight=key_loss_weight)
         check_choice("variant", variant, ("paper", "release"))
         self.in_features, self.out_features = in_features, out_features
         self.key_loss_weight = key_loss_weight
@@ -59,6 +60,7 @@ class StoredProgramLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_in) -> (..., d_out)."""
+        check_width("x", x, self.in_features)
         leading, x = x.shape[:-1], x.reshape(-1, self.in_features)  # (B, d_in)
         attention = self._attention(x)  # (B, P)
         by_program = F.linear(x, self.programs.flatten(0, 1)).unflatten(

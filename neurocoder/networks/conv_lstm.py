@@ -53,7 +53,8 @@ class ConvLSTM(nn.Module):
                 with torch.no_grad():
                     layer.weight.normal_()
                     layer.weight *= norm / layer.weight.norm(dim=1, keepdim=True)
-                    layer.bias.zero_()
+                    if layer.bias is not None:
+                        layer.bias.zero_()
 
     def initial_state(self, games: int) -> State:
         """The state before a game's first frame: zeros."""
@@ -61,7 +62,15 @@ class ConvLSTM(nn.Module):
         return new_zeros(games, HIDDEN), new_zeros(games, HIDDEN)  # two tensors: a caller may write into them
 
     def features(self, frames: Tensor) -> Tensor:
-        """Frames (N, 1, 80, 80), uint8, -> (N, 1024). Each frame is brought to zero mean and unit deviation by itself."""
+        """Frames (N, 1, 80, 80), uint8, -> (N, 1024). Each frame is brought to zero mean and unit deviation by itself.
+
+        Raises:
+            ValueError: frames of another shape.
+        """
+        if frames.shape[1:] != (1, FRAME, FRAME):
+            raise ValueError(
+                f"frames have shape {tuple(frames.shape)}; they must be (N, 1, {FRAME}, {FRAME})"
+            )
         dtype = self.lstm.bias_ih.dtype
         x = frames.to(dtype)
         deviation, mean = torch.std_mean(x, dim=(1, 2, 3), keepdim=True, correction=0)

@@ -96,7 +96,11 @@ class NTM(nn.Module):
                     nn.init.normal_(layer.bias, std=0.01)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(B, T, in_features) -> logits (B, T, out_features). Every call starts from the initial state."""
+        """(B, T, in_features) -> logits (B, T, out_features). Every call starts from the initial state.
+
+        Raises:
+            ValueError: inputs of another shape.
+        """
         if inputs.ndim != 3 or inputs.shape[1] < 1 or inputs.shape[2] != self.in_features:
             raise ValueError(
                 f"inputs have shape {tuple(inputs.shape)}; "

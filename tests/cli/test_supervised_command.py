@@ -13,6 +13,7 @@ import torch
 from matplotlib import pyplot
 
 from agents.supervised.config import SupervisedConfig
+from agents.supervised.presets import preset
 from launch.checkpoints import list_checkpoints, load_newest
 from launch.supervised_results import draw
 from launch.supervised_results import finished as finished_runs
@@ -178,7 +179,12 @@ def test_a_loss_that_is_not_finite_ends_the_command_with_status_1_and_its_step(t
         ('{"a3c": {}}', "it has no 'supervised'"),
         ('{"supervised": {"task": "mnist"', "Expecting"),
         ('{"supervised": {"invented": 1}}', "it has no 'neurocoder'"),
+        (
+            json.dumps({"supervised": preset("polynomials", layer="mlp").to_dict() | {"layer": "x"}}),
+            "--layer 'x' is not known",
+        ),
     ],
+    ids=["a3c", "half", "unknown", "layer"],
 )
 def test_a_folder_with_runs_of_another_kind_is_not_resumed_and_left_as_it_is(settings, reason, tmp_path):
     (tmp_path / "run").mkdir()

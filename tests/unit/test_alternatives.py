@@ -1,6 +1,8 @@
 """FiLM, stored programs (NSM), mixture of experts and the low-rank control against an obvious loop over inputs."""
 
+import copy
 import math
+import re
 
 import pytest
 import torch
@@ -8,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from neurocoder.alternatives.film import FiLMLinear
-from neurocoder.alternatives.low_rank import LowRankLinear
+from neurocoder.alternatives.hypernet import HyperNetLinear
+from neurocoder.alternatives.low_rank import LowRankLinear, low_rank_control
 from neurocoder.alternatives.mixture_of_experts import MixtureOfExpertsLinear
 from neurocoder.alternatives.stored_program import StoredProgramLinear
 
@@ -155,6 +158,37 @@ def test_the_balance_loss_is_lower_for_an_even_use_of_experts():
     assert even.auxiliary_loss() < 0.1 * uneven.auxiliary_loss()
 
 
+def test_the_balance_loss_is_of_the_last_training_batch_and_is_given_out_once():
+    layer = MixtureOfExpertsLinear(7, 4, experts=5, active=2)
+    layer(torch.randn(6, 7))
+    loss = layer.auxiliary_loss()
+    assert loss > 0 and layer.auxiliary_loss() == 0
+    loss.backward()  # a later update without a batch for this layer has nothing of this graph
+    assert layer.auxiliary_loss() == 0
+
+
+def test_a_mixture_of_experts_can_be_copied_between_forward_pass_and_loss():
+    layer = MixtureOfExpertsLinear(7, 4, experts=5, active=2)
+    layer(torch.randn(6, 7))
+    other = copy.deepcopy(layer)
+    assert layer.auxiliary_loss() > 0 and other.auxiliary_loss() == 0
+    assert all(map(torch.equal, layer.parameters(), other.parameters()))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: HyperNetLinear(8, 4),
+        lambda: HyperNetLinear(8, 4, scale="elements"),
+        lambda: StoredProgramLinear(8, 4, slots=3, key_dim=2),
+        lambda: MixtureOfExpertsLinear(8, 4, experts=5, active=2),
+    ],
+)
+def test_an_input_of_another_width_is_refused_with_the_width_it_must_have(make):
+    with pytest.raises(ValueError, match=re.escape("x has shape (3, 16); its last axis must be 8")):
+        make()(torch.randn(3, 16))
+
+
 @pytest.mark.parametrize("deviation", [None, 0.02])
 def test_the_low_rank_control_starts_at_the_scale_asked_for(deviation):
     torch.manual_seed(0)
@@ -177,6 +211,19 @@ def test_the_low_rank_control_starts_at_the_scale_asked_for(deviation):
         ),
         (lambda: LowRankLinear(7, 4, rank=0), "rank is 0"),
         (lambda: LowRankLinear(7, 4, rank=1, weight_deviation=0.0), "weight_deviation is 0.0"),
+        (lambda: LowRankLinear(7, 4, rank=1, weight_deviation=math.inf), "inf; it must be a finite number"),
+        (
+            lambda: StoredProgramLinear(7, 4, slots=2, key_dim=2, key_loss_weight=math.nan),
+            "key_loss_weight is nan; it must be a finite number, 0 or more",
+        ),
+        (
+            lambda: MixtureOfExpertsLinear(7, 4, experts=2, active=1, balance_weight=-1.0),
+            "balance_weight is -1.0",
+        ),
+        (
+            lambda: low_rank_control(7, 4, slots=3, key_dim=2, heads=1, controller_features=5),
+            "controller_features: the low-rank control has no controller",
+        ),
     ],
 )
 def test_wrong_settings_are_named(make, message):

@@ -204,11 +204,11 @@ REFUSED = [
         for name in ("hidden", "epochs", "batch_size")
     ),
     *(
-        ({"learning_rate": value}, f"--learning-rate is {value}; it must be above 0")
+        ({"learning_rate": value}, f"--learning-rate is {value}; it must be a finite number above 0")
         for value in (0.0, -1.0, NAN, INFINITE)
     ),
     *(
-        ({"method": "l2", "strength": value}, f"--strength is {value}; it must be 0 or more")
+        ({"method": "l2", "strength": value}, f"--strength is {value}; it must be a finite number, 0 or more")
         for value in (-1.0, NAN, INFINITE)
     ),
     *(

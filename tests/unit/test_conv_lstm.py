@@ -1,5 +1,7 @@
 """The Atari network: its size, its LSTM over a rollout against one step at a time, its view of a frame."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,19 @@ def test_an_unknown_output_layer_is_refused_with_the_known_names():
     with pytest.raises(ValueError, match="'neurocodr'") as error:
         output_layer("neurocodr")
     assert all(name in str(error.value) for name in OUTPUT_LAYERS)
+
+
+def test_a_plain_output_layer_may_have_no_bias():
+    network = ConvLSTM(6, actor=output_layer("mlp", bias=False))
+    assert network.actor.bias is None and network.actor.weight.norm(dim=1).allclose(torch.tensor(0.01))
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 80, 80), (2, 1, 84, 84), (2, 80, 80)], ids=str)
+def test_frames_of_another_shape_are_refused(shape):
+    with pytest.raises(
+        ValueError, match=re.escape(f"frames have shape {shape}; they must be (N, 1, 80, 80)")
+    ):
+        ConvLSTM(6).features(torch.zeros(shape, dtype=torch.uint8))
 
 
 # The LSTM over a rollout

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurocoder import NeurocoderLinear, fused_attention
+from neurocoder import NeurocoderLinear, compiled, fused_attention
 
 pytestmark = pytest.mark.skipif(
     fused_attention.library() is None, reason="no C++ compiler, or NEUROCODER_FUSED=0"
@@ -148,6 +148,15 @@ def test_where_it_cannot_be_compiled_the_layer_computes_the_same_in_torch(change
         assert absent == str(bool(extra)) and done.stderr == ""
         sums.append(float(total))
     assert sums[0] == pytest.approx(sums[1], rel=1e-4)
+
+
+def test_a_user_without_a_home_folder_has_the_layer_in_torch(monkeypatch):
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert compiled.library.__wrapped__(fused_attention.SOURCE) is None
 
 
 def test_a_fresh_cache_folder_is_filled_with_one_library(tmp_path):

@@ -88,6 +88,21 @@ def test_a_controller_input_of_other_leading_axes_is_refused(rows):
         random_layer(STEERED)(x, z)
 
 
+def test_an_input_of_another_width_is_refused_with_the_width_it_must_have():
+    layer, (x, z) = random_layer(STEERED), random_inputs(STEERED, 4)
+    d_in, d_c = layer.in_features, layer.controller_features
+    wide = torch.cat((x, x), dim=-1)  # twice as many rows of the right width, if they were only reshaped
+    for call in (layer, layer.trace):
+        with pytest.raises(
+            ValueError, match=re.escape(f"x has shape (4, {2 * d_in}); its last axis must be {d_in}")
+        ):
+            call(wide, z)
+        with pytest.raises(
+            ValueError, match=re.escape(f"z has shape (4, {d_c - 1}); its last axis must be {d_c}")
+        ):
+            call(x, z[:, 1:])
+
+
 # Saving and copying
 
 

@@ -187,7 +187,7 @@ REFUSED = [
     (POLYNOMIALS, {"optimizer": "adamw"}, "--optimizer 'adamw' is not known; choose one of adam, sgd, rmsprop"),
     (POLYNOMIALS, {"precision": "fp16"}, "--precision 'fp16' is not known; choose one of fp32, bf16"),
     *(
-        (POLYNOMIALS, {name: value}, f"--{name.replace('_', '-')} is {value}; it must be above 0")
+        (POLYNOMIALS, {name: value}, f"--{name.replace('_', '-')} is {value}; it must be a finite number above 0")
         for name in ("learning_rate", "gradient_value_clip")
         for value in (0.0, -1.0, NAN, INFINITE)
     ),
