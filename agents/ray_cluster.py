@@ -27,6 +27,26 @@ def _on_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
+def check_room(count: int, what: str, *, cpus: float, gpus: float) -> None:
+    """TrainingError if the cluster's nodes have not the room for so many actors: Ray would wait for more without a word."""
+    shares = {kind: share for kind, share in (("CPU", cpus), ("GPU", gpus)) if share}
+
+    def places(node: dict[str, Any]) -> int:
+        there = {kind: node["Resources"].get(kind, 0) for kind in shares}
+        # A part of a GPU is a part of one GPU.
+        return min(
+            int(there[kind] * int(1 / share + 1e-6) if kind == "GPU" and share < 1 else there[kind] / share)
+            for kind, share in shares.items()
+        )
+
+    room = sum(places(node) for node in ray.nodes() if node["Alive"])
+    if room < count:
+        each = " and ".join(f"{share:g} {kind}{'s' * (share > 1)}" for kind, share in shares.items())
+        raise TrainingError(
+            f"{count} {what} of {each} each are asked for, but the Ray cluster has room for {room}; ask for fewer or less"
+        )
+
+
 def connect(address: str | None, *, cpus: int) -> bool:
     """Joins the Ray cluster at `address` ("auto": the one running on this machine), or starts a local one of so many CPUs.
 

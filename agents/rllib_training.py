@@ -22,7 +22,7 @@ from agents.a3c.parameter_owner import RECENT_EPISODES, Metrics, Snapshot
 from agents.a3c.training import Training
 from agents.errors import TrainingError
 from agents.optimizer_state import load_optimizer_state, optimizer_state
-from agents.ray_cluster import connect
+from agents.ray_cluster import check_room, connect
 from agents.rllib import LEARNERS, NeurocoderRLModule
 from agents.rllib_config import RLlibConfig
 from envs.atari import Episode, resolve
@@ -43,14 +43,20 @@ class RLlibTraining(Training):
         processes = config.env_runners + config.learners + 1
         self.connected = connect(address, cpus=max(processes, os.cpu_count() or 1))
         logging.getLogger("ray.rllib").setLevel(logging.ERROR)
-        self.algorithm = algorithm_config(config).build_algo()
+        try:
+            if config.learners:
+                check_room(config.learners, "learners", cpus=1, gpus=config.gpus_per_learner)
+            self.algorithm = algorithm_config(config).build_algo()
+        except TrainingError:
+            self._disconnect()
+            raise
         if snapshot is not None:
             learners = self.algorithm.learner_group
             weights = learners.get_weights()
             weights[MODULE] |= {f"policy.{name}": tensor for name, tensor in snapshot.parameters.items()}
             learners.set_weights(weights)
             statistics = snapshot.optimizer
-            learners.foreach_learner(lambda learner: load_optimizer_state(_adam(learner), statistics))
+            learners.foreach_learner(lambda learner: _restore(learner, statistics))
             self.algorithm.env_runner_group.sync_weights(from_worker_or_learner_group=learners)
         self.env_steps, self.games = (snapshot.env_steps, snapshot.episodes) if snapshot else (0, 0)
         self.recent: deque[float] = deque(snapshot.recent_returns if snapshot else (), maxlen=RECENT_EPISODES)
@@ -114,6 +120,9 @@ class RLlibTraining(Training):
 
     def close(self) -> None:
         self.algorithm.stop()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         if self.connected:
             ray.shutdown()
 
@@ -157,6 +166,14 @@ def algorithm_config(config: RLlibConfig) -> AlgorithmConfig:
     if config.algo == "ppo":  # RLlib's own are 30 epochs, for small problems
         algorithm.training(num_epochs=4, minibatch_size=max(1, config.batch_size // 4))
     return algorithm
+
+
+def _restore(learner: Learner, statistics: dict[str, torch.Tensor]) -> None:
+    """Adam's statistics; and the target network, which APPO has copied from a random policy, is copied again."""
+    load_optimizer_state(_adam(learner), statistics)
+    module = learner.module[MODULE].unwrapped()
+    if hasattr(module, "target"):
+        module.target.load_state_dict(module.policy.state_dict())
 
 
 def _adam(learner: Learner) -> torch.optim.Optimizer:

@@ -33,8 +33,15 @@ class AtariGame(gymnasium.Env[np.ndarray, int]):
         super().reset(seed=seed)
         if seed is None and self.ended:
             self.ended = False
-            step = self.games.step(NOOP)  # ignored where the game is over
-            return step.observation[0], step.episodes[0]._asdict() if step.episodes else {}
+            told: dict[str, Any] = {}
+            going_on = False
+            while (
+                not going_on
+            ):  # the first step is ignored where the game is over, and may end one that is not
+                step = self.games.step(NOOP)
+                told = step.episodes[0]._asdict() if step.episodes else told
+                going_on = not (step.terminated[0] or step.truncated[0])
+            return step.observation[0], told
         self.ended = False
         return self.games.reset([int(self.np_random.integers(2**31))])[0], {}
 

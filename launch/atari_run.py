@@ -134,9 +134,6 @@ class Command:
             folder = RunFolder.create(arguments.run_dir or default_run_path(config.env, config.head))
         with folder:
             snapshot = restore(folder, config.total_steps) if arguments.resume is not None else None
-            kept = {name: getattr(arguments, name) for name in KEPT}
-            settings = {self.key: config.to_dict(), "run": kept, "software": software_versions()}
-            write_json_atomically(folder.path / "config.json", settings)
             return self._train(arguments, config, folder, snapshot, start)
 
     def _train(
@@ -158,6 +155,9 @@ class Command:
         try:
             with start(snapshot) as training:
                 interruption.listen()  # Ray has put its own handlers there
+                kept = {name: getattr(arguments, name) for name in KEPT}
+                settings = {self.key: config.to_dict(), "run": kept, "software": software_versions()}
+                write_json_atomically(folder.path / "config.json", settings)
                 recorder = Recorder(
                     folder,
                     config.to_dict(),
@@ -202,7 +202,9 @@ class Command:
 def restore(folder: RunFolder, total_steps: int) -> "Snapshot":
     """The newest good snapshot of a run. ValueError if there is none, or nothing is left to do."""
     if not list_checkpoints(folder.checkpoints):
-        raise ValueError(f"--resume {folder.path}: it has no checkpoint yet; start a new run")
+        raise ValueError(
+            f"--resume {folder.path}: it has no checkpoint yet; start it anew, with --run-dir {folder.path}"
+        )
     from launch.a3c_checkpoints import to_snapshot
 
     snapshot = to_snapshot(load_newest(folder.checkpoints, warn=_warn))

@@ -67,20 +67,22 @@ class Arguments:
         for file in (self.video, self.json):
             if file is not None and not file.absolute().parent.is_dir():
                 raise ValueError(f"{file}: its folder does not exist; make it or name another file")
+            if file is not None and file.is_dir():
+                raise ValueError(f"{file}: is a folder; name a file")
 
 
 def find_checkpoints(run: Path, *, best: bool) -> list[Path]:
     """The checkpoints of a run or checkpoint folder in the order to be tried. ValueError if there is none."""
     if (run / MANIFEST).is_file():
         return [run]
+    checkpoints = list_checkpoints(run / "checkpoints")
+    if not checkpoints:
+        raise ValueError(f"{run} is neither a run folder with checkpoints nor a checkpoint folder")
     if best:
         found = best_checkpoint(run / "checkpoints", lambda state: state.get("mean_return"))
         if found is None:
             raise ValueError(f"{run} has no checkpoint with a mean return yet; leave out --best")
         return [found]
-    checkpoints = list_checkpoints(run / "checkpoints")
-    if not checkpoints:
-        raise ValueError(f"{run} is neither a run folder with checkpoints nor a checkpoint folder")
     return checkpoints
 
 
@@ -190,7 +192,10 @@ def main() -> None:
     if arguments.video is not None:
         print(f"video of the first game: {arguments.video}")
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+        try:
+            arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+        except OSError as error:
+            fail(error, status=1)
 
 
 if __name__ == "__main__":

@@ -56,10 +56,13 @@ class Recorder:
         self.next_checkpoint = snapshot.env_steps + self.checkpoint_every
         try:
             path = save(self.folder.checkpoints, snapshot, self.policy)
-            prune_checkpoints(self.folder.checkpoints, keep=self.keep, score=mean_return)
         except OSError as error:
             self._warn(f"no checkpoint at {snapshot.env_steps:,} steps: {error}; earlier ones are whole")
             return None
+        try:
+            prune_checkpoints(self.folder.checkpoints, keep=self.keep, score=mean_return)
+        except OSError as error:
+            self._warn(f"old checkpoints stay: {error}")
         if snapshot.attention is not None:
             self.curves.write_attention(snapshot.attention, snapshot.env_steps)
         self.curves.flush()

@@ -86,20 +86,24 @@ def main() -> None:
     arguments = tyro.cli(Arguments, prog="python -m launch.report", description=__doc__)
     try:
         arguments.check()
+        names = [run.resolve().name for run in arguments.runs]
+        if len(set(names)) < len(names):  # runs of several sweeps
+            names = list(map(str, arguments.runs))
         curves = {
-            run.name: learning_curve(run, window=arguments.window, points=arguments.points)
-            for run in (run.resolve() for run in arguments.runs)
+            name: learning_curve(run, window=arguments.window, points=arguments.points)
+            for name, run in zip(names, arguments.runs, strict=True)
         }
     except ValueError as error:
         fail(error)
-    with arguments.out.with_suffix(".csv").open("w", newline="") as file:
+    csv_file, picture = Path(f"{arguments.out}.csv"), Path(f"{arguments.out}.png")
+    with csv_file.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(("run", "agent_steps", "minutes", f"mean_return_of_{arguments.window}_games"))
         for name, curve in curves.items():
             for steps, minutes, mean_return in zip(*curve, strict=True):
                 table.writerow((name, steps, f"{minutes:.2f}", f"{mean_return:.2f}"))
-    draw(curves, arguments.out.with_suffix(".png"), window=arguments.window)
-    print(f"wrote {arguments.out.with_suffix('.csv')} and {arguments.out.with_suffix('.png')}")
+    draw(curves, picture, window=arguments.window)
+    print(f"wrote {csv_file} and {picture}")
 
 
 def draw(curves: dict[str, Curve], path: Path, *, window: int) -> None:

@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
-from launch.checkpoints import sync_folder, write_durably
+from launch.checkpoints import list_checkpoints, sync_folder, write_durably
 
 
 class RunFolderError(ValueError):
@@ -60,7 +60,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path) -> Self:
-        """Make a new run's folder. Raises RunFolderError if it cannot be made or holds a run already."""
+        """Make a new run's folder. Raises RunFolderError if it cannot be made or holds a run with a checkpoint already."""
         try:
             path.mkdir(parents=True, exist_ok=True)
             folder = cls(path, _take_lock(path))
@@ -68,12 +68,12 @@ class RunFolder:
             raise RunFolderError(
                 f"{path}: cannot make a run folder ({error}); name another --run-dir"
             ) from error
-        if folder.checkpoints.exists():
+        if folder.checkpoints.exists() and list_checkpoints(folder.checkpoints):
             folder.close()
             raise RunFolderError(
                 f"{path}: holds a run already; continue it with --resume or name another --run-dir"
             )
-        folder.checkpoints.mkdir()
+        folder.checkpoints.mkdir(exist_ok=True)  # one that ended before its first checkpoint left it
         return folder
 
     @classmethod

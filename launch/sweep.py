@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ import tyro
 
 from agents.a3c.config import A3CConfig
 from agents.errors import TrainingError
-from agents.layer_settings import check_at_least
+from agents.layer_settings import check_at_least, flag
 from envs.atari import resolve
 from envs.atari_scores import human_normalised_score
+from launch.atari_run import KEPT
 from launch.command_line import Interruption, check_address, fail
 from launch.experiment import make_runs, resumed_runs, seed_range
 from launch.grid import RESULT
@@ -64,8 +65,9 @@ class Arguments:
             check_at_least(name, getattr(self, name), low)
         if self.address is not None:
             check_address(self.address)
-        if self.run_dir is not None and self.resume is not None:
-            raise ValueError("--run-dir and --resume cannot both be given")
+        if self.resume is not None:
+            given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+            check_resume([flag(name) for name in given if name not in ("resume", "address", "retries")])
 
 
 def main() -> None:
@@ -73,15 +75,14 @@ def main() -> None:
     try:
         arguments.check()
         if arguments.resume is not None:
-            if rest:
-                raise ValueError(f"--resume: the runs keep their own settings; leave out {' '.join(rest)}")
+            check_resume(rest)
             sweep = arguments.resume
-            runs = resumed_runs(sweep, lambda run: A3CConfig.from_dict(run["a3c"]))
+            runs = resumed_runs(sweep, lambda run: A3CConfig.from_dict(run["a3c"]).check())
         else:
             sweep = arguments.run_dir or Path("runs") / f"sweep-{time.strftime('%Y%m%d-%H%M%S')}"
-            runs = make_runs(
-                sweep, {name: {"a3c": c.to_dict()} for name, c in expand(arguments, rest).items()}
-            )
+            kept = {name: getattr(arguments, name) for name in KEPT}
+            configs = expand(arguments, rest)
+            runs = make_runs(sweep, {name: {"a3c": c.to_dict(), "run": kept} for name, c in configs.items()})
     except ValueError as error:
         fail(error)
     print(f"run folder {sweep}   curves: tensorboard --logdir {sweep}", flush=True)
@@ -101,6 +102,12 @@ def main() -> None:
         fail(f"not finished: {', '.join(left)}; {way_on}", status=1)
 
 
+def check_resume(given: list[str]) -> None:
+    """ValueError if there are flags beside --resume."""
+    if given:
+        raise ValueError(f"--resume: the runs keep their own settings; leave out {' '.join(given)}")
+
+
 def expand(arguments: Arguments, rest: list[str]) -> dict[str, A3CConfig]:
     """Settings of every run, by name: games x heads x learning rates x seeds. ValueError for what cannot be.
 
@@ -108,6 +115,8 @@ def expand(arguments: Arguments, rest: list[str]) -> dict[str, A3CConfig]:
         rest: the flags that hold for every run.
     """
     common = tyro.cli(A3CConfig, args=rest, prog=PROGRAM)
+    if common.seed != A3CConfig.seed:
+        raise ValueError(f"--seed {common.seed}: a sweep has --seeds from --first-seed on; give those")
     if common.workers == "auto":
         raise ValueError(
             "--workers auto takes the whole cluster for one run; give each run of a sweep a number"
@@ -116,24 +125,29 @@ def expand(arguments: Arguments, rest: list[str]) -> dict[str, A3CConfig]:
         rates = [float(rate) for rate in arguments.lr.split(",")] if arguments.lr else [common.learning_rate]
     except ValueError as error:
         raise ValueError(f"--lr {arguments.lr}: {error}") from error
-    configs = {}
+    configs: dict[str, A3CConfig] = {}
     seeds = seed_range(arguments.first_seed, arguments.seeds)
     for env, head, rate, seed in itertools.product(
         arguments.env.split(","), arguments.head.split(","), rates, seeds
     ):
         config = replace(common, env=env, head=head, learning_rate=rate, seed=seed)
         game = config.check().rom
-        configs[f"{game}-{head}-lr{rate:g}-seed{seed}"] = config
+        name = f"{game}-{head}-lr{rate:g}-seed{seed}"
+        if name in configs:
+            raise ValueError(
+                f"two runs would have the name {name}: {env} is given twice, or a rate like {rate}"
+            )
+        configs[name] = config
     return configs
 
 
 def carry_out(arguments: Arguments, runs: list[Path], interruption: Interruption) -> None:
-    """Trains all runs, or until a signal. TrainingError if there is no cluster."""
+    """Trains all runs, or until a signal. TrainingError if there is no cluster, or none with room for a run."""
     os.environ |= {"TUNE_DISABLE_SIGINT_HANDLER": "1", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
     # Imported here: they take seconds.
     from ray import tune
 
-    from agents.ray_cluster import connect
+    from agents.ray_cluster import check_room, connect
     from launch.sweep_trial import SweepTrial
 
     class UntilSignal(tune.Stopper):
@@ -146,17 +160,14 @@ def carry_out(arguments: Arguments, runs: list[Path], interruption: Interruption
     config = A3CConfig.from_dict(json.loads((runs[0] / "config.json").read_text())["a3c"])
     assert config.workers != "auto"
     each = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
-    connect(arguments.address, cpus=max(max(config.workers, 1) * config.cpus_per_worker, os.cpu_count() or 1))
+    workers = max(config.workers, 1)
+    connect(arguments.address, cpus=max(workers * config.cpus_per_worker, os.cpu_count() or 1))
+    check_room(workers, "workers", cpus=config.cpus_per_worker, gpus=config.gpus_per_worker)
     tuner = tune.Tuner(
         tune.with_resources(
             SweepTrial, tune.PlacementGroupFactory([{}] + [each] * config.workers if config.workers else [each])
         ),
-        param_space={
-            "run": tune.grid_search([str(run.absolute()) for run in runs]),
-            "checkpoint_every": arguments.checkpoint_every,
-            "keep": arguments.keep,
-            "episodes": arguments.evaluate_episodes,
-        },
+        param_space={"run": tune.grid_search([str(run.absolute()) for run in runs])},
         tune_config=tune.TuneConfig(trial_name_creator=lambda trial: Path(trial.config["run"]).name),
         run_config=tune.RunConfig(
             name="tune", storage_path=str(runs[0].parent.absolute()), verbose=1,

@@ -9,6 +9,7 @@ from ray import tune
 
 from agents.a3c import start_training
 from agents.a3c.config import A3CConfig
+from agents.errors import TrainingError
 from launch.a3c_checkpoints import to_snapshot
 from launch.checkpoints import list_checkpoints, load_newest
 from launch.evaluate import evaluate
@@ -20,12 +21,13 @@ SECONDS = 10.0  # between two reports to Tune
 
 
 class SweepTrial(tune.Trainable):
-    """Takes {"run": folder, "checkpoint_every": steps, "keep": checkpoints, "episodes": games to evaluate}."""
+    """Takes {"run": folder}."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        self.settings = config
         self.folder = RunFolder.open(Path(config["run"]))
-        self.policy = A3CConfig.from_dict(json.loads((self.folder.path / "config.json").read_text())["a3c"])
+        described = json.loads((self.folder.path / "config.json").read_text())
+        self.policy, kept = A3CConfig.from_dict(described["a3c"]), described["run"]
+        self.episodes = kept["evaluate_episodes"]
         begun = list_checkpoints(self.folder.checkpoints)
         snapshot = to_snapshot(load_newest(self.folder.checkpoints, warn=print)) if begun else None
         self.training = start_training(self.policy, snapshot)
@@ -34,8 +36,8 @@ class SweepTrial(tune.Trainable):
             self.policy.to_dict(),
             self.policy,
             env_steps=snapshot.env_steps if snapshot else 0,
-            checkpoint_every=config["checkpoint_every"],
-            keep=config["keep"],
+            checkpoint_every=kept["checkpoint_every"],
+            keep=kept["keep"],
         )
 
     def step(self) -> dict[str, Any]:
@@ -48,7 +50,7 @@ class SweepTrial(tune.Trainable):
             checkpoint = self.recorder.finish(self.training)
             if checkpoint is None:
                 raise OSError(f"{self.folder.path}: the last checkpoint could not be written")
-            result = evaluate(checkpoint, episodes=self.settings["episodes"])
+            result = evaluate(checkpoint, episodes=self.episodes)
             result |= {"learning_rate": self.policy.learning_rate, "training_seed": self.policy.seed}
             write_json_atomically(self.folder.path / RESULT, result)
         progress = self.recorder.progress
@@ -60,8 +62,12 @@ class SweepTrial(tune.Trainable):
         }
 
     def cleanup(self) -> None:
-        """At the end, and when the sweep is stopped: what has been learnt is kept."""
-        if not (self.folder.path / RESULT).exists():
-            self.recorder.checkpoint(self.training)
-        self.training.close()
-        self.folder.close()
+        """At the end, when the sweep is stopped, and after a failure: what has been learnt is kept, if it can be had."""
+        try:
+            if not (self.folder.path / RESULT).exists():
+                self.recorder.checkpoint(self.training)
+        except TrainingError as error:
+            print(error)
+        finally:
+            self.training.close()
+            self.folder.close()

@@ -55,6 +55,7 @@ def refusal(module: str, *arguments: object, folder: Path = ROOT, **environment:
 
 def in_this_process(main: Callable[[], None], *arguments: object) -> tuple[int, str, str]:
     """A command's exit status, output and errors, without the seconds that imports take."""
+    status = 0
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     output, errors = io.StringIO(), io.StringIO()
     try:
@@ -62,14 +63,15 @@ def in_this_process(main: Callable[[], None], *arguments: object) -> tuple[int, 
             pytest.MonkeyPatch.context() as patch,
             contextlib.redirect_stdout(output),
             contextlib.redirect_stderr(errors),
-            pytest.raises(SystemExit) as ended,
         ):
             patch.setattr(sys, "argv", ["command", *map(str, arguments)])
             main()
+    except SystemExit as ended:
+        status = ended.code
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    return ended.value.code, output.getvalue(), errors.getvalue()
+    return status, output.getvalue(), errors.getvalue()
 
 
 def wait_for(condition: Callable[[], object], *, seconds: float = 240) -> None:

@@ -12,6 +12,7 @@ class LocalTraining(Training):
     """One worker and the parameter owner, taking turns."""
 
     def __init__(self, config: A3CConfig, snapshot: Snapshot | None = None):
+        torch.set_num_threads(config.cpus_per_worker)
         if config.deterministic:
             torch.use_deterministic_algorithms(True)
         self.owner = ParameterOwner(config, snapshot)

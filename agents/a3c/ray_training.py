@@ -24,7 +24,7 @@ from agents.a3c.training import Training
 from agents.a3c.worker import Report, RolloutWorker
 from agents.errors import TrainingError
 from agents.memory import return_freed_memory
-from agents.ray_cluster import connect
+from agents.ray_cluster import check_room, connect
 
 
 @ray.remote
@@ -105,7 +105,8 @@ class RayTraining(Training):
         asked = 0 if config.workers == "auto" else config.workers * config.cpus_per_worker
         self.connected = connect(address, cpus=max(asked, cores))
         try:
-            self._check_size()
+            workers = 1 if config.workers == "auto" else config.workers
+            check_room(workers, "workers", cpus=config.cpus_per_worker, gpus=config.gpus_per_worker)
         except TrainingError:
             self._disconnect()
             raise
@@ -117,6 +118,7 @@ class RayTraining(Training):
         )
         self.owner = placed.remote(config, snapshot)
         self.running: dict[Any, Worker] = {}  # by the answer that comes when the worker ends
+        self.at_work = 0  # those that have found a place
         self.restarts = 0
         self.messages: list[str] = []
         for index in range(max(1, self._free_places()) if config.workers == "auto" else config.workers):
@@ -139,8 +141,9 @@ class RayTraining(Training):
                     raise root from error
                 self._restart(worker, _cause(error))
         silences = self._ask(self.owner.silences.remote())
+        self.at_work = len(silences)
         self._end_stalled(silences)
-        if self.config.workers == "auto" and len(silences) == len(self.running) > 0:  # all have found a place
+        if self.config.workers == "auto" and self.at_work == len(self.running) > 0:
             for _ in range(self._free_places()):
                 self._start(self.started)
                 self.started += 1
@@ -150,23 +153,12 @@ class RayTraining(Training):
         rollout = self.config.rollout_steps * self.config.envs_per_worker
         metrics.faults["restarts"] = self.restarts
         metrics.faults["steps_lost"] += self.restarts * rollout
-        metrics.workers = len(self.running)
+        metrics.workers = self.at_work
         metrics.messages, self.messages = self.messages, []
         return metrics
 
     def snapshot(self) -> Snapshot:
         return self._ask(self.owner.snapshot.remote()).map(torch.tensor)
-
-    def _check_size(self) -> None:
-        """TrainingError if the cluster is too small: Ray would wait for more without a word."""
-        config, there = self.config, ray.cluster_resources()
-        workers = 1 if config.workers == "auto" else config.workers
-        for kind, each in (("CPU", config.cpus_per_worker), ("GPU", config.gpus_per_worker)):
-            if workers * each > there.get(kind, 0):
-                raise TrainingError(
-                    f"{workers} workers need {workers * each:g} {kind}s, but the Ray cluster has {there.get(kind, 0):g}; "
-                    f"ask for fewer --workers or a smaller share"
-                )
 
     def _free_places(self) -> int:
         """Workers that the cluster's free cores and GPUs would hold."""

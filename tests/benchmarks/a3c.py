@@ -148,7 +148,7 @@ def driven_rates(count: Count, *, windows: int, seconds: float, warm_up: float) 
     while time.perf_counter() < until:
         count()
     for _ in range(windows):
-        start, before = time.perf_counter(), count()
+        before, start = count(), time.perf_counter()
         while time.perf_counter() < start + seconds:
             after = count()
         found.append((after - before) / (time.perf_counter() - start))

@@ -10,6 +10,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,23 @@ from tests.benchmarks.training import train
 
 
 @contextmanager
-def gpu_use() -> Iterator[list[tuple[float, float]]]:
-    """Per cent of the time and MiB, looked at twice a second; the list is full at the end."""
-    command = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
-    looks: list[tuple[float, float]] = []
+def gpu_use() -> Iterator[list[tuple[float, float, float]]]:
+    """When (as `time.time()`), per cent of the time and MiB, looked at twice a second; the list is full at the end."""
+    command = [
+        "nvidia-smi",
+        "--query-gpu=timestamp,utilization.gpu,memory.used",
+        "--format=csv,noheader,nounits",
+    ]
+    looks: list[tuple[float, float, float]] = []
     watcher = subprocess.Popen([*command, "--loop-ms=500"], stdout=subprocess.PIPE, text=True)
     try:
         yield looks
     finally:
         watcher.terminate()
         for line in watcher.communicate()[0].splitlines():
-            used, memory = line.split(",")
-            looks.append((float(used), float(memory)))
+            at, used, memory = line.split(", ")
+            when = datetime.strptime(at, "%Y/%m/%d %H:%M:%S.%f").timestamp()  # local time
+            looks.append((when, float(used), float(memory)))
 
 
 def main() -> None:
@@ -68,7 +74,8 @@ def main() -> None:
         )
         with gpu_use() as looks:
             run = train(config, **timing)
-        used, memory = np.array(looks)[-round(2 * timing["windows"] * timing["seconds"]) :].mean(0)
+        begin = run.ended - timing["windows"] * timing["seconds"]
+        _, used, memory = np.array([look for look in looks if begin <= look[0] <= run.ended]).mean(0)
         row = figures(run.speed) | {"games only": play["steps_per_second"], "gpu_percent": used}
         row |= {"gpu_gb": memory / 1024} | run.shares | {"resident_gb": run.resident / 1e9}
         results["rows"][f"{workers} x {games} games"] = row

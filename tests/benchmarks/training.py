@@ -16,10 +16,14 @@ PARTS = ("play", "gradient", "exchange")
 @dataclass(frozen=True)
 class Trained:
     speed: np.ndarray  # (windows,) agent steps a second
-    seconds: np.ndarray  # (looks, 3) what a worker spent on each of PARTS in an update, mean over the updates of a tenth of a second
+    seconds: (
+        np.ndarray
+    )  # (looks, 3) what a worker spent on each of PARTS in an update, mean over the updates between two looks
     staleness: float
     resident: int
     """Bytes of the owner and the workers."""
+    ended: float
+    """When the last window did, by `time.time()`."""
 
     @property
     def shares(self) -> dict[str, float]:
@@ -44,11 +48,11 @@ def train(config: A3CConfig, *, windows: int, seconds: float, warm_up: float) ->
 
     with start_training(config) as training:
         speed = rates(count, windows=windows, seconds=seconds, warm_up=warm_up)
-        begin = time.perf_counter() - windows * seconds
+        begin, ended = time.perf_counter() - windows * seconds, time.time()
         family = psutil.Process().children(recursive=True)
         actors = [child for child in family if child.name().startswith("ray::")]
         resident = sum(
             child.memory_info().rss for child in actors if "Owner" in child.name() or "Worker" in child.name()
         )
     _, parts, staleness = zip(*(update for update in updates if update[0] >= begin), strict=True)
-    return Trained(speed, np.array(parts), float(np.mean(staleness)), resident)
+    return Trained(speed, np.array(parts), float(np.mean(staleness)), resident, ended)

@@ -13,7 +13,10 @@ MISTAKES = {
         "negative workers": (["--workers", "-1"], "--workers is -1; it must be 0 or more"),
         "no games": (["--envs-per-worker", "0"], "--envs-per-worker is 0"),
         "no steps": (["--total-steps", "0"], "--total-steps is 0"),
-        "zero learning rate": (["--learning-rate", "0"], "--learning-rate is 0.0; it must be above 0"),
+        "zero learning rate": (
+            ["--learning-rate", "0"],
+            "--learning-rate is 0.0; it must be a finite number above 0",
+        ),
         "NaN learning rate": (["--learning-rate", "nan"], "--learning-rate is nan"),
         "gamma above 1": (["--gamma", "1.5"], "--gamma is 1.5; it must be from 0 to 1"),
         "too many least-used slots": (
@@ -33,6 +36,8 @@ MISTAKES = {
         "no episodes": (["nowhere", "--episodes", "0"], "--episodes is 0"),
         "sticky above 1": (["nowhere", "--sticky", "2"], "--sticky is 2.0"),
         "video of two runs": (["a", "b", "--video", "v.mp4"], "--video shows one policy"),
+        "best of no run": (["nowhere", "--best"], "nowhere is neither a run folder"),
+        "results into a folder": (["a", "--json", "."], ".: is a folder; name a file"),
         "video of another kind": (["a", "--video", "v.gif"], "must end in .mp4"),
     },
     "sweep": {
@@ -42,6 +47,20 @@ MISTAKES = {
         "zero learning rate": (["--lr", "0"], "--learning-rate is 0"),
         "no seeds": (["--seeds", "0"], "--seeds is 0"),
         "the whole cluster for each run": (["--workers", "auto"], "--workers auto takes the whole cluster"),
+        "one game twice": (
+            ["--env", "Pong,ALE/Pong-v5"],
+            "two runs would have the name pong-mlp-lr0.0007-seed1",
+        ),
+        "one rate twice": (
+            ["--lr", "0.001,0.0010000001"],
+            "two runs would have the name pong-mlp-lr0.001-seed1",
+        ),
+        "a seed beside seeds": (["--seed", "7"], "--seed 7: a sweep has --seeds from --first-seed on"),
+        "settings of resumed runs": (
+            ["--resume", "a", "--keep", "5", "--lr", "0.1"],
+            "the runs keep their own settings; leave out --lr --keep",
+        ),
+        "more settings of resumed runs": (["--resume", "a", "--workers", "2"], "leave out --workers 2"),
         "negative retries": (["--retries", "-1"], "--retries is -1"),
     },
     "rllib": {
@@ -74,6 +93,14 @@ MISTAKES = {
         "preset of a task without": (
             ["algorithms", "--preset", "multi-step"],
             "--preset multi-step: algorithms",
+        ),
+        "usage of a layer without": (
+            ["polynomials", "--layer", "mlp", "--no-usage"],
+            "--no-usage is for the neurocoder",
+        ),
+        "usage that is not there": (
+            ["polynomials", "--no-usage"],
+            "has no usage to leave out .* --preset multi-step",
         ),
         "epochs without a data set": (
             ["polynomials", "--epochs", "3"],
@@ -115,7 +142,7 @@ MISTAKES = {
         ),
         "negative strength": (
             ["split-mnist", "--method", "ewc", "--strength", "-1"],
-            "--strength is -1.0; it must be 0 or more",
+            "--strength is -1.0; it must be a finite number, 0 or more",
         ),
         "strength without penalty": (
             ["split-mnist", "--method", "l2,adam", "--strength", "5"],

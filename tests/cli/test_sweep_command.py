@@ -51,7 +51,7 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(tmp_path):
     assert f"stopped; continue with python -m launch.sweep --resume {sweep}" in output
     assert results(sweep) == {}
     newest = list_checkpoints(sweep / name / "checkpoints")[0]
-    process = start("sweep", "--resume", sweep, "--evaluate-episodes", 1)
+    process = start("sweep", "--resume", sweep)
     output, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors
     assert len(results(sweep)) == 2

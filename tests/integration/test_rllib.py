@@ -13,10 +13,12 @@ from ray.rllib.core.columns import Columns
 
 from agents.a3c.config import A3CConfig
 from agents.a3c.evaluation import play
+from agents.a3c.parameter_owner import ParameterOwner
 from agents.a3c.policy import build_policy
 from agents.layer_settings import NeurocoderSettings
 from agents.rllib import NeurocoderRLModule
 from agents.rllib_config import RLlibConfig
+from agents.rllib_training import RLlibTraining
 from envs.atari import AtariGames, AtariSettings, Episode, action_count, resolve
 from envs.atari_game import AtariGame
 from launch.a3c_checkpoints import to_policy
@@ -130,6 +132,41 @@ def test_a_game_is_the_same_through_gymnasium():
     assert episodes == 5  # Breakout gives five balls
     assert told["score"] == rewards  # its first bricks count one each, so clipping takes nothing
     assert told["length"] > 50
+
+
+@pytest.mark.parametrize("max_frames", range(90, 110, 2))
+def test_every_game_is_told_of_also_one_that_ends_in_the_step_of_a_reset(max_frames):
+    """The cut comes before, in and after the step that goes on after the first lost ball."""
+    settings = replace(GAME, max_frames=max_frames)
+    game, draw, told = AtariGame(settings), np.random.default_rng(0), 0
+    game.reset(seed=3)
+    for _ in range(300):
+        _, _, terminated, truncated, _ = game.step(int(draw.integers(4)))
+        if terminated or truncated:
+            told += "score" in game.reset()[1]
+    longest = -(-max_frames // settings.frame_skip) + 1  # with the step that begins the next one
+    assert told >= 300 // longest - 1
+
+
+@pytest.mark.slow
+def test_a_resumed_run_of_appo_has_its_policy_as_target():
+    config = RLlibConfig(algo="appo", env="Breakout", head="mlp", env_runners=0, envs_per_runner=1)
+    policy = build_policy(replace(config.policy(), seed=9), action_count(GAME.rom))
+    owner = ParameterOwner(config.policy())
+    snapshot = replace(owner.snapshot(), parameters=policy.state_dict(), optimizer={})
+    training = RLlibTraining(config, snapshot)
+    try:
+        (module,) = (
+            answer.get()
+            for answer in training.algorithm.learner_group.foreach_learner(
+                lambda learner: learner.module["default_policy"].unwrapped()
+            )
+        )
+        for name, tensor in policy.state_dict().items():
+            assert torch.equal(module.target.state_dict()[name], tensor)
+            assert torch.equal(module.policy.state_dict()[name], tensor)
+    finally:
+        training.close()
 
 
 def run(*arguments: object) -> str:

@@ -73,12 +73,20 @@ def test_a_new_run_folder_is_made_with_its_parents_and_can_be_opened_again(tmp_p
 
 
 def test_a_folder_that_holds_a_run_is_not_made_anew_and_stays_free(tmp_path):
-    RunFolder.create(tmp_path / "run").close()
+    with RunFolder.create(tmp_path / "run") as folder:
+        (folder.checkpoints / f"step-{7:012}").mkdir()
 
     line = refusal(RunFolder.create, tmp_path / "run")
 
     assert "holds a run already; continue it with --resume or name another --run-dir" in line
     RunFolder.open(tmp_path / "run").close()
+
+
+def test_a_folder_whose_run_ended_before_its_first_checkpoint_may_be_used_again(tmp_path):
+    with RunFolder.create(tmp_path / "run") as folder:
+        (folder.checkpoints / f".step-{7:012}.tmp").mkdir()  # cut off while it was written
+    with RunFolder.create(tmp_path / "run") as folder:
+        assert folder.checkpoints.is_dir()
 
 
 def test_an_existing_folder_without_a_run_may_become_one(tmp_path):
