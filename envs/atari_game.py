@@ -32,15 +32,12 @@ class AtariGame(gymnasium.Env[np.ndarray, int]):
         """After the end of an episode the game goes on, anew if it was over; else, or with a seed, it is begun anew."""
         super().reset(seed=seed)
         if seed is None and self.ended:
-            self.ended = False
             told: dict[str, Any] = {}
-            going_on = False
-            while (
-                not going_on
-            ):  # the first step is ignored where the game is over, and may end one that is not
+            # After the end of a game a step begins the next one; after a lost life it may end the game.
+            while self.ended:
                 step = self.games.step(NOOP)
                 told = step.episodes[0]._asdict() if step.episodes else told
-                going_on = not (step.terminated[0] or step.truncated[0])
+                self.ended = bool(step.terminated[0] or step.truncated[0])
             return step.observation[0], told
         self.ended = False
         return self.games.reset([int(self.np_random.integers(2**31))])[0], {}

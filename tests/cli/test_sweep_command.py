@@ -29,6 +29,9 @@ def test_a_sweep_trains_and_evaluates_every_combination_and_ends_with_a_table(tm
     assert "errored" not in output and "Traceback" not in errors
     done = results(sweep)
     assert done.keys() == {"breakout-mlp-lr0.0007-seed1", "breakout-neurocoder-lr0.0007-seed1"}
+    for run in done:
+        kept = json.loads((sweep / run / "config.json").read_text())["run"]
+        assert kept == {"checkpoint_every": 50, "keep": 3, "evaluate_episodes": 2}
     for result in done.values():
         assert result["env_steps"] >= 150 and len(result["episode_returns"]) == 2
     lines = output.splitlines()
@@ -55,6 +58,7 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(tmp_path):
     output, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors
     assert len(results(sweep)) == 2
+    assert all(len(result["episode_returns"]) == 2 for result in results(sweep).values())  # as it began
     assert list_checkpoints(sweep / name / "checkpoints")[0] > newest
 
 
