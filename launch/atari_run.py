@@ -119,7 +119,7 @@ class Command:
             saved = json.loads((run / "config.json").read_text())
             if self.key not in saved:
                 raise ValueError(f"it is not of {self.program}")
-            kept: dict[str, Any] = {name: int(value) for name, value in saved.get("run", {}).items()}
+            kept: dict[str, Any] = {name: int(value) for name, value in dict(saved.get("run", {})).items()}
             return replace(arguments, config=type(arguments.config).from_dict(saved[self.key]), **kept)
         except FileNotFoundError as error:
             raise ValueError(f"--resume {run}: not the folder of a run, it has no config.json") from error

@@ -1,8 +1,11 @@
 """A person's mistake gets one line on stderr and exit status 2, before anything heavy is imported or written."""
 
+import json
+
 import pytest
 import torch
 
+from agents.a3c.config import A3CConfig
 from tests.commands import NOT_A_FOLDER, refusal, start
 
 MISTAKES = {
@@ -184,6 +187,23 @@ def test_a_data_folder_of_the_environment_that_cannot_be_used_is_refused(tmp_pat
     line = refusal("supervised", "cifar10", "--layer", "mlp", folder=tmp_path, NEUROCODER_DATA=NOT_A_FOLDER)
     assert f"{NOT_A_FOLDER}: cannot be used as data folder" in line and "NEUROCODER_DATA" in line
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"impala": {}}, "it is not of python -m launch.train"),
+        ({"a3c": {"env": "Pong"}}, "'neurocoder'"),
+        ({"a3c": A3CConfig().to_dict(), "run": 5}, "not iterable"),
+        ({"a3c": A3CConfig().to_dict(), "run": {"keep": "all"}}, "'all'"),
+    ],
+    ids=["another command", "too few settings", "no table", "no number"],
+)
+def test_a_run_whose_settings_cannot_be_read_is_not_resumed(settings, reason, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    line = refusal("train", "--resume", tmp_path)
+    assert f"--resume {tmp_path}: its config.json cannot be used" in line and reason in line
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 @pytest.mark.parametrize(
