@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -171,6 +172,22 @@ def test_a_loss_that_is_not_finite_ends_the_command_with_status_1_and_its_step(t
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert errors.startswith("error: mlp-seed1: the loss became inf at step ") and errors.count("\n") == 1
+
+
+def test_a_loss_that_is_not_finite_is_told_with_the_last_checkpoint_before_it(tmp_path):
+    commands.finished(
+        start(*TINY, "--layer", "mlp", "--optimizer", "sgd", "--steps", 20, "--run-dir", tmp_path)
+    )
+    run = tmp_path / "mlp-seed1"
+    (run / "result.json").unlink()
+    described = json.loads((run / "config.json").read_text())
+    described["supervised"] |= {"steps": 40, "scale": "raw", "learning_rate": 1e17}
+    (run / "config.json").write_text(json.dumps(described))
+    process = start("--resume", tmp_path)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    line = r"error: mlp-seed1: the loss became (inf|nan) at step 2\d, last good checkpoint step-0+20\n"
+    assert re.fullmatch(line, errors)
 
 
 @pytest.mark.parametrize(
