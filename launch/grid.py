@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agents.errors import TrainingError
+from launch.checkpoints import list_checkpoints
 from launch.command_line import Interruption
 from launch.run_folder import write_json_atomically
 
@@ -157,14 +158,21 @@ def run_as_task(execute: Execute, run: Path, mailbox: "ActorHandle") -> str | No
 
 
 def attempt(execute: Execute, run: Path, tell: Tell) -> str | None:
-    """Does a run; if it fails, its error, which is left in the run's folder as failed.json."""
+    """Does a run; if it fails, its error, which is left in the run's folder as failed.json.
+
+    Training that failed is told of with the checkpoint that --resume would go on from.
+    """
     (run / FAILED).unlink(missing_ok=True)  # of an earlier attempt
     try:
         execute(run, tell)
-    except (TrainingError, ValueError) as error:
-        write_json_atomically(run / FAILED, {"error": str(error)})
-        return str(error)
-    return None
+        return None
+    except TrainingError as error:
+        good = [checkpoint.name for checkpoint in list_checkpoints(run / "checkpoints")]
+        failure = f"{error}, last good checkpoint {good[0] if good else 'none'}"
+    except ValueError as error:
+        failure = str(error)
+    write_json_atomically(run / FAILED, {"error": failure})
+    return failure
 
 
 class Mailbox:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.errors import TrainingError
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.training import Record, Snapshot, SupervisedTraining, best
 from launch.checkpoints import (
@@ -30,7 +29,7 @@ def execute(path: Path, tell: Tell) -> None:
     """Starts or goes on with the run that is described in path/config.json.
 
     Raises:
-        TrainingError: a loss that is not a number; one line, with the checkpoint that --resume would go on from.
+        TrainingError: a loss that is not a number.
         ValueError: data or a checkpoint that cannot be used.
     """
     described = json.loads((path / "config.json").read_text())
@@ -47,11 +46,7 @@ def execute(path: Path, tell: Tell) -> None:
         saved = told = time.monotonic()
         stop = False
         while not training.finished and not stop:
-            try:
-                record = training.advance()
-            except TrainingError as error:
-                good = [checkpoint.name for checkpoint in list_checkpoints(folder.checkpoints)]
-                raise TrainingError(f"{error}, last good checkpoint {good[0] if good else 'none'}") from error
+            record = training.advance()
             write(writer, record, training)
             now = time.monotonic()
             if now - told >= 1.0:
