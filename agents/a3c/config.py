@@ -25,7 +25,7 @@ class A3CConfig(ActorCriticConfig):
     gpus_per_worker: float = 0.0
     """GPUs a worker takes, fractions allowed; 0 runs it on the CPU."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """What workers compute the convolutions in: auto times both at their start (with --deterministic it is fp32). Weights and
+    """What workers compute convolutions and LSTM in: auto times both at their start (with --deterministic it is fp32). Weights and
     statistics are always fp32."""
     deterministic: bool = False
     """With --workers 0: two runs give bit-identical parameters."""

@@ -1,4 +1,4 @@
-"""In which precision a worker computes its convolutions: most of its time goes there."""
+"""In which precision a worker computes its convolutions and its LSTM: most of its time goes there."""
 
 import time
 
@@ -21,7 +21,7 @@ def set_precision(network: ConvLSTM, config: A3CConfig) -> None:
     name: str = config.precision
     if name == "auto":
         name = "fp32" if config.deterministic else faster_precision(network, games=config.envs_per_worker)
-    network.trunk_dtype = PRECISIONS[name]
+    network.compute_dtype = PRECISIONS[name]
 
 
 def faster_precision(network: ConvLSTM, *, games: int) -> str:
@@ -31,11 +31,11 @@ def faster_precision(network: ConvLSTM, *, games: int) -> str:
     if device.type == "cpu":
         games = min(games, 4)  # enough to see it there; of a GPU they would only time the way to it
     frames = torch.randint(256, (games, 1, FRAME, FRAME), dtype=torch.uint8, device=device, generator=own)
-    before, parameters = network.trunk_dtype, list(network.convolutions.parameters())
+    before, parameters = network.compute_dtype, list(network.convolutions.parameters())
     seconds = dict.fromkeys(PRECISIONS, float("inf"))
     for _ in range(ROUNDS):
         for name, dtype in PRECISIONS.items():
-            network.trunk_dtype = dtype
+            network.compute_dtype = dtype
             _wait_for(device)
             start = time.perf_counter()
             torch.autograd.grad(network.features(frames).sum(), parameters)
@@ -43,7 +43,7 @@ def faster_precision(network: ConvLSTM, *, games: int) -> str:
             seconds[name] = min(seconds[name], time.perf_counter() - start)
         if max(seconds.values()) > 2 * min(seconds.values()):
             break
-    network.trunk_dtype = before
+    network.compute_dtype = before
     return "bf16" if MARGIN * seconds["bf16"] < seconds["fp32"] else "fp32"
 
 

@@ -18,7 +18,7 @@ from agents.a3c.returns import generalised_advantages
 from agents.memory import keep_freed_memory
 from envs.atari import AtariGames, Episode, action_count, resolve
 from neurocoder import NeurocoderLinear, auxiliary_loss
-from neurocoder.networks.conv_lstm import State
+from neurocoder.networks.conv_lstm import LSTMWeights, State
 
 TRACE_EVERY = 50  # rollouts between two looks at the attention of a Neurocoder head
 
@@ -111,9 +111,10 @@ class RolloutWorker:
         """Plays T steps in all games with weights of this version: gradient (n,), clipped, and what happened."""
         first_state = self.state
         began = time.perf_counter()
-        played = self._play()
+        lstm = self.network.lstm_weights()
+        played = self._play(lstm)
         over = time.perf_counter()
-        losses, total, hidden = self._losses(played, first_state)
+        losses, total, hidden = self._losses(played, first_state, lstm)
         self.gradient.zero_()
         total.backward()
         norm = self.gradient.norm()
@@ -136,7 +137,7 @@ class RolloutWorker:
         )
         return vector, report
 
-    def _play(self) -> Rollout:
+    def _play(self, lstm: LSTMWeights) -> Rollout:
         """Acts for T steps. The graph of the convolutions is kept for the gradient, so they run once a frame."""
         features, starts, actions, steps = [], [], [], []
         state = self.state
@@ -144,7 +145,7 @@ class RolloutWorker:
             features.append(self.network.features(self.frames))
             starts.append(self.start)
             with torch.no_grad():
-                hidden, state = self.network.step(features[-1], state, self.start)
+                hidden, state = self.network.step(features[-1], state, self.start, lstm)
                 policy = self.network.actor(hidden).softmax(dim=-1)
             action = torch.multinomial(policy, 1, generator=self.generator).squeeze(1)
             step = self.games.step(action.cpu().numpy())
@@ -168,18 +169,20 @@ class RolloutWorker:
             episodes=[episode for step in steps for episode in step.episodes],
         )
 
-    def _losses(self, played: Rollout, first_state: State) -> tuple[dict[str, float], Tensor, Tensor]:
+    def _losses(
+        self, played: Rollout, first_state: State, lstm: LSTMWeights
+    ) -> tuple[dict[str, float], Tensor, Tensor]:
         """Losses by name, the scalar to differentiate and the LSTM's outputs (T, N, 512), detached.
 
         The LSTM acted without graph; it runs again over the whole rollout, which leaves the state for the next one.
         """
         config, network = self.config, self.network
-        hidden, (h, c) = network.recur(played.features, first_state, played.start)  # (T, N, 512)
+        hidden, (h, c) = network.recur(played.features, first_state, played.start, lstm)  # (T, N, 512)
         self.state = (h.detach(), c.detach())
         logits = network.actor(hidden)  # (T, N, A)
         values = network.critic(hidden).squeeze(-1)  # (T, N)
         with torch.no_grad():
-            last_hidden, _ = network.step(network.features(self.frames), self.state, self.start)
+            last_hidden, _ = network.step(network.features(self.frames), self.state, self.start, lstm)
             last_value = network.critic(last_hidden).squeeze(-1)  # (N,)
             advantages, returns = generalised_advantages(
                 played.rewards,

@@ -3,10 +3,13 @@
 Shapes: T steps, N games, A actions. A frame is 80 x 80 grey.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neurocoder.networks.lstm import lstm_recurrence
 from neurocoder.networks.pool_relu import pool_relu
 from neurocoder.output_layers import OutputLayer
 
@@ -18,16 +21,24 @@ State = tuple[Tensor, Tensor]
 """LSTM hidden and cell state, (N, 512) each."""
 
 
+class LSTMWeights(NamedTuple):
+    """The LSTM's parameters in the precision that its products are computed in."""
+
+    input: Tensor  # (2048, 1024)
+    hidden: Tensor  # (2048, 512)
+    bias: Tensor  # (2048,), the sum of both
+
+
 class ConvLSTM(nn.Module):
     """Actor-critic over single frames; the LSTM supplies the memory that stacked frames would.
 
     The method is split where training needs it: `features` (convolutions, once a frame), `recur` (LSTM over a rollout) and
     `actor`, `critic` (the output layers, made by the factories given).
 
-    `trunk_dtype` is what the convolutions compute in; None: what their weights are kept in.
+    `compute_dtype` is what the convolutions and the LSTM's products are computed in; None: what their weights are kept in.
     """
 
-    trunk_dtype: torch.dtype | None = None
+    compute_dtype: torch.dtype | None = None
 
     def __init__(self, actions: int, *, actor: OutputLayer = nn.Linear, critic: OutputLayer = nn.Linear):
         super().__init__()
@@ -76,32 +87,40 @@ class ConvLSTM(nn.Module):
         deviation, mean = torch.std_mean(x, dim=(1, 2, 3), keepdim=True, correction=0)
         x = (x - mean) / (deviation + 1e-2)  # a black screen has no deviation; one grey level is 1
         # Not .contiguous(channels_last): with one channel that leaves strides which torch takes for the default layout.
-        x = x.reshape(-1, FRAME, FRAME, 1).permute(0, 3, 1, 2).to(self.trunk_dtype or dtype)
+        x = x.reshape(-1, FRAME, FRAME, 1).permute(0, 3, 1, 2).to(self.compute_dtype or dtype)
         for convolution in self.convolutions:
             x = pool_relu(convolution(x))  # the same as relu then pool, on a quarter of the numbers
         return x.flatten(1).to(dtype)
 
-    def step(self, features: Tensor, state: State, start: Tensor) -> tuple[Tensor, State]:
-        """One LSTM step: features (N, 1024), whether a game starts here (N,) bool -> hidden (N, 512), state."""
-        keep = (~start).to(features.dtype).unsqueeze(-1)  # (N, 1)
-        h, c = self.lstm(features, (state[0] * keep, state[1] * keep))
-        return h, (h, c)
+    def lstm_weights(self) -> LSTMWeights:
+        """To be computed with, as long as the parameters stay as they are."""
+        lstm = self.lstm
+        dtype = self.compute_dtype or lstm.bias_ih.dtype
+        weights = lstm.weight_ih, lstm.weight_hh, lstm.bias_ih + lstm.bias_hh
+        return LSTMWeights(*(weight.to(dtype) for weight in weights))
 
-    def recur(self, features: Tensor, state: State, start: Tensor) -> tuple[Tensor, State]:
-        """`step` over a rollout: features (T, N, 1024), start (T, N) -> hidden (T, N, 512), state after the last step."""
+    def step(
+        self, features: Tensor, state: State, start: Tensor, weights: LSTMWeights | None = None
+    ) -> tuple[Tensor, State]:
+        """One LSTM step: features (N, 1024), whether a game starts here (N,) bool -> hidden (N, 512), state."""
+        hidden, state = self.recur(features.unsqueeze(0), state, start.unsqueeze(0), weights)
+        return hidden.squeeze(0), state
+
+    def recur(
+        self, features: Tensor, state: State, start: Tensor, weights: LSTMWeights | None = None
+    ) -> tuple[Tensor, State]:
+        """LSTM over a rollout: features (T, N, 1024), start (T, N) -> hidden (T, N, 512), state after the last step.
+
+        `weights` are the `lstm_weights`, from a caller who has them already.
+        """
+        weights = weights or self.lstm_weights()
         # The input's share of the gates in one product over the whole rollout; what is left is T products with h.
-        from_input = F.linear(
-            features, self.lstm.weight_ih, self.lstm.bias_ih + self.lstm.bias_hh
+        from_input = F.linear(features.to(weights.input.dtype), weights.input, weights.bias).to(
+            features.dtype
         )  # (T, N, 2048)
         keep = (~start).to(features.dtype).unsqueeze(-1)  # (T, N, 1)
-        h, c = state
-        hidden = []
-        for t in range(len(features)):
-            i, f, g, o = torch.addmm(from_input[t], h * keep[t], self.lstm.weight_hh.T).chunk(4, dim=-1)
-            c = f.sigmoid() * (c * keep[t]) + i.sigmoid() * g.tanh()
-            h = o.sigmoid() * c.tanh()
-            hidden.append(h)
-        return torch.stack(hidden), (h, c)
+        hidden, c = lstm_recurrence(from_input, weights.hidden, *state, keep)
+        return hidden, (hidden[-1], c)
 
 
 class _Convolution(nn.Conv2d):

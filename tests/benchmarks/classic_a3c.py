@@ -14,13 +14,13 @@ from torch import Tensor
 from torch import multiprocessing as processes
 
 from envs.atari import AtariGames, action_count, resolve
-from neurocoder.networks.conv_lstm import ConvLSTM
+from neurocoder.networks.conv_lstm import ConvLSTM, State
 
 STEPS, GAMMA, LAMBDA, CLIP, ENTROPY = 20, 0.99, 0.92, 40.0, 0.01
 
 
 class ClassicNetwork(ConvLSTM):
-    """The same parameters in the default layout, pooling after the ReLU."""
+    """The same parameters in the default layout, pooling after the ReLU, the LSTM a step at a time."""
 
     def __init__(self, actions: int):
         super().__init__(actions)
@@ -33,6 +33,12 @@ class ClassicNetwork(ConvLSTM):
         for convolution in self.convolutions:
             x = F.max_pool2d(convolution(x).relu(), 2)
         return x.flatten(1)
+
+    def cell(self, features: Tensor, state: State, start: Tensor) -> tuple[Tensor, State]:
+        """`step`, as torch has it."""
+        keep = (~start).to(features.dtype).unsqueeze(-1)
+        h, c = self.lstm(features, (state[0] * keep, state[1] * keep))
+        return h, (h, c)
 
 
 def worker(
@@ -51,7 +57,7 @@ def worker(
         state = tuple(tensor.detach() for tensor in state)
         values, chances, entropies, rewards, ends = [], [], [], [], []
         for _ in range(STEPS):
-            hidden, state = network.step(network.features(frame), state, start)
+            hidden, state = network.cell(network.features(frame), state, start)
             log_policy = network.actor(hidden).log_softmax(-1)
             action = log_policy.exp().multinomial(1)
             step = games.step(action.squeeze(1).numpy())
@@ -62,7 +68,7 @@ def worker(
             ends.append(bool(step.terminated[0]))
             frame, start = torch.from_numpy(step.observation), torch.from_numpy(step.start)
         with torch.no_grad():
-            hidden, _ = network.step(network.features(frame), state, start)
+            hidden, _ = network.cell(network.features(frame), state, start)
             following = network.critic(hidden).squeeze() * (not ends[-1])
         loss, advantage, target = torch.zeros(()), torch.zeros(()), following
         for t in reversed(range(STEPS)):

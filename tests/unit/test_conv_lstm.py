@@ -93,14 +93,23 @@ def assert_same_values_and_gradients(network, inputs, results):
 
 
 @pytest.mark.parametrize("start", MASKS.values(), ids=MASKS)
-def test_recur_is_step_repeated(network, start):
+def test_recur_is_the_cell_of_torch_repeated_from_zero_at_each_start(network, start):
     features, state = rollout_input()
-    hidden, now = [], state
+    hidden, (h, c) = [], state
     for t in range(T):
-        h, now = network.step(features[t], now, start[t])
+        keep = (~start[t]).unsqueeze(-1)
+        h, c = network.lstm(features[t], (h * keep, c * keep))
         hidden.append(h)
-    results = network.recur(features, state, start), (torch.stack(hidden), now)
+    results = network.recur(features, state, start), (torch.stack(hidden), (h, c))
     assert_same_values_and_gradients(network, (features, *state), results)
+
+
+def test_step_is_a_rollout_of_one(network):
+    features, state = rollout_input()
+    hidden, now = network.step(features[0], state, STARTS[0])
+    rollout, (h, c) = network.recur(features[:1], state, STARTS[:1], network.lstm_weights())
+    assert hidden.shape == (N, 512)
+    assert all(map(torch.equal, (hidden, *now), (rollout[0], h, c)))
 
 
 def test_recur_without_starts_is_the_lstm_of_torch(network):

@@ -1,4 +1,4 @@
-"""Convolutions in half precision against double, and the choice between single and half."""
+"""Convolutions and LSTM in half precision against double, and the choice between single and half."""
 
 import time
 from dataclasses import replace
@@ -20,38 +20,48 @@ def network() -> ConvLSTM:
     return ConvLSTM(6)
 
 
-def features_and_gradients(network: ConvLSTM) -> list[torch.Tensor]:
-    weights = torch.randn(4, 1024, generator=torch.Generator().manual_seed(1))
+def values_and_gradients(network: ConvLSTM) -> dict[str, torch.Tensor]:
+    """Of two rollout steps on the frames: features, hidden states, and the gradient of a weighted sum of the latter."""
     features = network.features(FRAMES)
-    parameters = list(network.convolutions.parameters())
-    return [features.detach(), *torch.autograd.grad((features * weights).sum(), parameters)]
+    start = torch.zeros(2, 2, dtype=torch.bool)
+    hidden, (_, c) = network.recur(features.view(2, 2, 1024), network.initial_state(2), start)
+    weights = torch.randn(3, 2, 512, generator=torch.Generator().manual_seed(1))
+    names, parameters = zip(
+        *[*network.convolutions.named_parameters(), *network.lstm.named_parameters()], strict=True
+    )
+    gradients = torch.autograd.grad((torch.cat((hidden, c[None])) * weights).sum(), parameters)
+    return {"features": features.detach(), "hidden": hidden.detach()} | dict(
+        zip(names, gradients, strict=True)
+    )
 
 
-def test_in_bf16_features_and_gradients_are_those_of_double_precision_but_for_its_digits(network):
-    network.trunk_dtype = torch.bfloat16
-    half = features_and_gradients(network)
-    network.trunk_dtype = None
-    exact = features_and_gradients(network.double())
-    errors = [
-        ((ours - theirs).norm() / theirs.norm()).item() for ours, theirs in zip(half, exact, strict=True)
-    ]
-    assert {tensor.dtype for tensor in half} == {torch.float32}  # so weights and their gradients stay
-    assert 0 < errors[0] < 0.01  # bf16 has eight bits
+def test_in_bf16_values_and_gradients_are_those_of_double_precision_but_for_its_digits(network):
+    network.compute_dtype = torch.bfloat16
+    half = values_and_gradients(network)
+    network.compute_dtype = None
+    exact = values_and_gradients(network.double())
+    errors = {name: ((half[name] - true).norm() / true.norm()).item() for name, true in exact.items()}
+    assert {tensor.dtype for tensor in half.values()} == {
+        torch.float32
+    }  # so weights and their gradients stay
+    assert 0 < errors.pop("features") < 0.01  # bf16 has eight bits
+    assert 0 < errors.pop("hidden") < 0.01
+    assert max(error for name, error in errors.items() if name.endswith(("ih", "hh"))) < 0.03
     # Where two of the four that a pooling chooses from are close, it may choose another, and the gradient goes that way.
-    assert max(errors[1:]) < 0.3
+    assert max(errors.values()) < 0.3
 
 
-def test_a_trunk_in_the_precision_of_its_weights_changes_nothing(network):
-    before = features_and_gradients(network)
-    network.trunk_dtype = torch.float32
-    for ours, theirs in zip(features_and_gradients(network), before, strict=True):
-        assert torch.equal(ours, theirs)
+def test_the_precision_of_the_weights_changes_nothing(network):
+    before = values_and_gradients(network)
+    network.compute_dtype = torch.float32
+    for name, now in values_and_gradients(network).items():
+        assert torch.equal(now, before[name])
 
 
 @pytest.mark.parametrize(("name", "dtype"), precision.PRECISIONS.items())
 def test_a_precision_that_is_asked_for_is_taken(network, name, dtype):
     set_precision(network, A3CConfig(precision=name, deterministic=True))
-    assert network.trunk_dtype is dtype
+    assert network.compute_dtype is dtype
 
 
 @pytest.mark.parametrize(("slow", "chosen"), [("fp32", "bf16"), ("bf16", "fp32")])
@@ -61,19 +71,19 @@ def test_auto_takes_the_faster_one_and_leaves_network_and_random_state_alone(
     features, state = network.features, torch.get_rng_state()
 
     def slowed(frames):
-        if network.trunk_dtype == precision.PRECISIONS[slow]:
+        if network.compute_dtype == precision.PRECISIONS[slow]:
             time.sleep(2.0)  # more than the other takes anywhere
         return features(frames)
 
     monkeypatch.setattr(network, "features", slowed)
     assert faster_precision(network, games=1) == chosen
-    assert network.trunk_dtype is None and torch.equal(torch.get_rng_state(), state)
+    assert network.compute_dtype is None and torch.equal(torch.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in network.parameters())
     set_precision(network, replace(A3CConfig(), envs_per_worker=1))
-    assert network.trunk_dtype == precision.PRECISIONS[chosen]
+    assert network.compute_dtype == precision.PRECISIONS[chosen]
 
 
 def test_a_deterministic_run_does_not_let_a_timing_decide(network, monkeypatch):
     monkeypatch.setattr(precision, "faster_precision", pytest.fail)
     set_precision(network, A3CConfig(workers=0, deterministic=True))
-    assert network.trunk_dtype is None  # fp32, as its weights
+    assert network.compute_dtype is None  # fp32, as its weights
