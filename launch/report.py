@@ -123,7 +123,7 @@ def draw(curves: dict[str, Curve], path: Path, *, window: int) -> None:
     by_minutes.set(xlabel="minutes of training")
     for panel in (by_steps, by_minutes):
         panel.grid(alpha=0.3)
-    by_steps.legend(frameon=False)
+    figure.legend(*by_steps.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     figure.savefig(path, dpi=130)
 
 
