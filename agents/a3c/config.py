@@ -39,6 +39,8 @@ class A3CConfig(ActorCriticConfig):
     """Shared statistics: RMSProp as in Mnih et al. 2016, or Adam."""
     anneal: bool = True
     """Lower the learning rate linearly to 0 over total_steps."""
+    anneal_entropy: bool = False
+    """Lower the entropy weight linearly to 0 over total_steps."""
     rmsprop_decay: float = 0.99
     """Decay of RMSProp's statistics."""
     rmsprop_epsilon: float = 0.1
@@ -76,6 +78,18 @@ class A3CConfig(ActorCriticConfig):
                 f"--deterministic needs --workers 0, but --workers is {self.workers}: asynchronous workers push in any order"
             )
         return settings
+
+    def learning_rate_at(self, env_steps: int) -> float:
+        """After so many agent steps of the run."""
+        return self.learning_rate * (self._left(env_steps) if self.anneal else 1.0)
+
+    def entropy_weight_at(self, env_steps: int) -> float:
+        """After so many agent steps of the run."""
+        return self.entropy_weight * (self._left(env_steps) if self.anneal_entropy else 1.0)
+
+    def _left(self, env_steps: int) -> float:
+        """The share of total_steps that is yet to come."""
+        return max(0.0, 1 - env_steps / self.total_steps)
 
     def policy(self) -> "A3CConfig":
         """What a checkpoint carries for those who play its policy."""

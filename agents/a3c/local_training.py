@@ -27,7 +27,7 @@ class LocalTraining(Training):
     def advance(self) -> None:
         weights = self.owner.pull()
         self.worker.load(weights.vector)
-        self.owner.push(*self.worker.rollout(weights.version))
+        self.owner.push(*self.worker.rollout(weights.version, weights.env_steps))
 
     def drain(self) -> Metrics:
         return self.owner.drain()

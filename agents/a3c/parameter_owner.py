@@ -28,6 +28,8 @@ class Weights(NamedTuple):
 
     version: int
     """Updates applied so far."""
+    env_steps: int
+    """Agent steps taken so far, by all workers."""
     vector: np.ndarray  # (n,) float32
     finished: bool
     """The run has taken all its steps: stop."""
@@ -135,15 +137,14 @@ class ParameterOwner:
     @property
     def learning_rate(self) -> float:
         """At the present step count."""
-        left = max(0.0, 1 - self.env_steps / self.config.total_steps) if self.config.anneal else 1.0
-        return self.config.learning_rate * left
+        return self.config.learning_rate_at(self.env_steps)
 
     @property
     def finished(self) -> bool:
         return self.env_steps >= self.config.total_steps
 
     def pull(self) -> Weights:
-        return Weights(self.updates, self.flat.detach().numpy(), self.finished)
+        return Weights(self.updates, self.env_steps, self.flat.detach().numpy(), self.finished)
 
     def begin(self, worker: int) -> Start:
         """A worker asks where to go on from, before its first rollout."""

@@ -15,7 +15,7 @@ MARGIN = 1.1  # by which bf16 must be faster: below that it only costs digits
 def set_precision(network: ConvLSTM, config: A3CConfig) -> None:
     """As configured; "auto" takes bf16 where it is faster on this machine, by a test that takes less than a second.
 
-    GPUs and processors with instructions for bf16 gain (a whole worker 1.4 times with AVX-512's, from the convolutions alone),
+    GPUs and processors with instructions for bf16 gain (a run with AVX-512's is 1.7 times as fast, docs/results/a3c),
     others lose as much or more. A deterministic run, for which a timing must not decide anything, has "auto" mean fp32. Weights and
     statistics stay fp32 in any case.
     """

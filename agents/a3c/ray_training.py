@@ -69,7 +69,7 @@ def work(config: A3CConfig, index: int, attempt: int, owner: ActorHandle) -> Non
     weights = ray.get(owner.pull.remote())
     while not weights.finished:
         worker.load(weights.vector)
-        gradient, report = worker.rollout(weights.version)
+        gradient, report = worker.rollout(weights.version, weights.env_steps)
         weights = ray.get(owner.push.remote(gradient, report))
 
 

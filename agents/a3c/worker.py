@@ -107,14 +107,17 @@ class RolloutWorker:
         """Takes over the shared weights (n,)."""
         self.weights.copy_(torch.from_numpy(weights))
 
-    def rollout(self, version: int) -> tuple[np.ndarray, Report]:
-        """Plays T steps in all games with weights of this version: gradient (n,), clipped, and what happened."""
+    def rollout(self, version: int, env_steps: int) -> tuple[np.ndarray, Report]:
+        """Plays T steps in all games with weights of this version, which the run had after `env_steps` agent steps: gradient
+        (n,), clipped, and what happened."""
         first_state = self.state
         began = time.perf_counter()
         lstm = self.network.lstm_weights()
         played = self._play(lstm)
         over = time.perf_counter()
-        losses, total, hidden = self._losses(played, first_state, lstm)
+        losses, total, hidden = self._losses(
+            played, first_state, lstm, self.config.entropy_weight_at(env_steps)
+        )
         self.gradient.zero_()
         total.backward()
         norm = self.gradient.norm()
@@ -170,7 +173,7 @@ class RolloutWorker:
         )
 
     def _losses(
-        self, played: Rollout, first_state: State, lstm: LSTMWeights
+        self, played: Rollout, first_state: State, lstm: LSTMWeights, entropy_weight: float
     ) -> tuple[dict[str, float], Tensor, Tensor]:
         """Losses by name, the scalar to differentiate and the LSTM's outputs (T, N, 512), detached.
 
@@ -196,7 +199,7 @@ class RolloutWorker:
             logits, values, played.actions, advantages, returns, played.valid
         )
         orthogonality = auxiliary_loss(network)
-        total = policy + config.value_weight * value - config.entropy_weight * entropy + orthogonality
+        total = policy + config.value_weight * value - entropy_weight * entropy + orthogonality
         losses = {
             "policy": policy.item(),
             "value": value.item(),

@@ -76,7 +76,7 @@ def only_learn(steps: Any, config: A3CConfig) -> None:
     played = [worker.games.step(random.integers(actions, size=worker.games.count)) for _ in range(40)]
     worker.games = Replayed(worker.games, played)  # type: ignore[assignment]
     while True:
-        steps.value += worker.rollout(0)[1].steps
+        steps.value += worker.rollout(0, 0)[1].steps
 
 
 def ours(config: A3CConfig, timing: dict[str, float]) -> dict[str, float]:

@@ -35,7 +35,7 @@ def service_seconds(
     """What a push costs the owner while others wait for it, (bursts,): gradient from the object store, update, weights into it."""
     connect(None, cpus=2)
     owner = OwnerActor.options(num_cpus=0).remote(config, None)  # type: ignore[attr-defined]
-    gradient, report = RolloutWorker(replace(config, envs_per_worker=1, rollout_steps=1), 0).rollout(0)
+    gradient, report = RolloutWorker(replace(config, envs_per_worker=1, rollout_steps=1), 0).rollout(0, 0)
     shared, number, found = ray.put(gradient), 0, []  # to put it there is the worker's own cost
     try:
         for _ in range(bursts):

@@ -48,10 +48,10 @@ def note_rollouts(log: Path) -> Fault:
 
         rollout = RolloutWorker.rollout
 
-        def noted(worker, version):
+        def noted(worker, version, env_steps):
             with open(log, "a") as file:
                 file.write(json.dumps([index, attempt, version, os.getpid()]) + "\n")
-            return rollout(worker, version)
+            return rollout(worker, version, env_steps)
 
         RolloutWorker.rollout = noted
 

@@ -26,7 +26,7 @@ ALL_CHANGED = A3CConfig(
     max_restarts=1, stall_seconds=9.0, max_staleness=5, max_bad_updates=2,
     rollout_steps=6, gamma=0.9, gae_lambda=0.8, entropy_weight=0.02, value_weight=0.25, reward_clip=2.0,
     life_loss_terminates=False, gradient_clip=0.5,
-    optimizer="adam", learning_rate=1e-3, anneal=False, rmsprop_decay=0.95, rmsprop_epsilon=0.01, adam_epsilon=1e-8,
+    optimizer="adam", learning_rate=1e-3, anneal=False, anneal_entropy=True, rmsprop_decay=0.95, rmsprop_epsilon=0.01, adam_epsilon=1e-8,
 )  # fmt: skip
 
 

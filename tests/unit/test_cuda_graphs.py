@@ -74,7 +74,7 @@ def test_a_gpu_computes_the_gradient_that_a_cpu_does(monkeypatch):
         if weights is None:
             weights = worker.weights.numpy().copy()
         worker.load(weights)
-        vector, report = worker.rollout(0)
+        vector, report = worker.rollout(0, 0)
         assert report.not_finite is None and report.steps == 2 * config.rollout_steps
         vectors.append(torch.from_numpy(vector))
     on_cpu, on_gpu = vectors

@@ -35,6 +35,7 @@ def test_a_push_that_comes_twice_is_applied_once(owner, gradient):
     assert state(owner) == before
     assert owner.faults == dict(duplicate=1, late=0, not_finite=0, steps_lost=0)
     assert answer.version == owner.updates == 1  # the worker goes on with the newest weights
+    assert answer.env_steps == owner.env_steps > 0
 
 
 def test_a_push_of_a_worker_that_has_been_started_anew_is_not_taken_for_an_old_one(owner, gradient):
@@ -89,11 +90,11 @@ def test_a_reward_that_is_not_finite_is_told_and_not_clipped_away(reward, monkey
         return step(games, actions)._replace(reward=np.full(games.count, reward, dtype=np.float32))
 
     worker = RolloutWorker(small(), 0)
-    assert worker.rollout(0)[1].not_finite is None
+    assert worker.rollout(0, 0)[1].not_finite is None
     monkeypatch.setattr(AtariGames, "step", spoilt)
-    assert worker.rollout(0)[1].not_finite == "the reward of a game"
+    assert worker.rollout(0, 0)[1].not_finite == "the reward of a game"
     monkeypatch.setattr(AtariGames, "step", step)
-    gradient, report = worker.rollout(0)  # the worker itself is none the worse for it
+    gradient, report = worker.rollout(0, 0)  # the worker itself is none the worse for it
     assert report.not_finite is None and np.isfinite(gradient).all()
 
 
@@ -102,7 +103,7 @@ def test_the_first_tensor_with_a_gradient_that_is_not_finite_is_named():
     with torch.no_grad():
         worker.network.critic.weight[0, 3] = torch.inf
     # the value's infinity comes into everything that the critic reads
-    assert worker.rollout(0)[1].not_finite == "the gradient of convolutions.0.weight"
+    assert worker.rollout(0, 0)[1].not_finite == "the gradient of convolutions.0.weight"
 
 
 def test_a_run_whose_every_gradient_is_bad_ends_by_itself(monkeypatch):

@@ -169,15 +169,31 @@ NEUROCODER = NeurocoderSettings(slots=6, heads=2)
 def test_the_gradient_of_a_rollout_equals_a_slow_step_by_step_computation(settings):
     worker = double_worker(small(**settings))
     recorder = Recorder(worker)
-    gradient, report = worker.rollout(0)
+    gradient, report = worker.rollout(0, 0)
     assert report.steps == 2 * 4
+    assert_equal_gradients(gradient, slow_gradient(worker, recorder, 0, 4))
+
+
+@pytest.mark.parametrize("env_steps, weight", [(0, 0.4), (750, 0.1), (1_200, 0.0)])
+def test_the_entropy_weight_falls_linearly_to_0_over_the_total_steps_where_it_is_annealed(env_steps, weight):
+    worker = double_worker(small(entropy_weight=0.4, anneal_entropy=True, total_steps=1_000))
+    recorder = Recorder(worker)
+    gradient, _ = worker.rollout(0, env_steps)
+    worker.config = replace(worker.config, entropy_weight=weight)  # which is all that the slow one looks at
+    assert_equal_gradients(gradient, slow_gradient(worker, recorder, 0, 4))
+
+
+def test_without_annealing_the_entropy_weight_stays():
+    worker = double_worker(small(entropy_weight=0.4, total_steps=1_000))
+    recorder = Recorder(worker)
+    gradient, _ = worker.rollout(0, 750)
     assert_equal_gradients(gradient, slow_gradient(worker, recorder, 0, 4))
 
 
 def test_the_gradient_equals_the_slow_one_over_cuts_by_the_frame_cap():
     worker = double_worker(small(rollout_steps=9, gae_lambda=0.95), max_frames=12)
     recorder = Recorder(worker)
-    gradient, report = worker.rollout(0)
+    gradient, report = worker.rollout(0, 0)
     truncated = np.stack([step.truncated for step in recorder.steps])
     resets = np.stack([step.reset for step in recorder.steps])
     assert truncated.sum() == 2 * 2 and resets.sum() == 2 * 2
@@ -193,7 +209,7 @@ def test_the_gradient_equals_the_slow_one_over_the_end_of_an_episode(end):
     worker.restart_games(0)
     play_ahead(worker, steps_to_end - 5)  # the ball is out of reach by now, whatever the policy does
     recorder = Recorder(worker)
-    gradient, report = worker.rollout(0)
+    gradient, report = worker.rollout(0, 0)
     terminated = np.stack([step.terminated for step in recorder.steps])
     resets = np.stack([step.reset for step in recorder.steps])
     assert terminated.any() and resets.sum() == len(report.episodes) == (end == "reset")
@@ -207,7 +223,7 @@ def test_the_gradient_equals_the_slow_one_over_a_reward_that_is_clipped():
     worker.restart_games(0)
     play_ahead(worker, steps_to_reward - 2)
     recorder = Recorder(worker)
-    gradient, _ = worker.rollout(0)
+    gradient, _ = worker.rollout(0, 0)
     assert max(step.reward.max() for step in recorder.steps) > 10
     assert_equal_gradients(gradient, slow_gradient(worker, recorder, 0, 5))
 
@@ -215,28 +231,28 @@ def test_the_gradient_equals_the_slow_one_over_a_reward_that_is_clipped():
 def test_the_recurrent_state_carries_over_from_rollout_to_rollout():
     worker = double_worker(small(rollout_steps=3))
     recorder = Recorder(worker)
-    worker.rollout(0)
-    gradient, _ = worker.rollout(1)
+    worker.rollout(0, 0)
+    gradient, _ = worker.rollout(1, 0)
     assert_equal_gradients(gradient, slow_gradient(worker, recorder, 3, 6))
 
 
 def test_restarted_games_begin_anew_with_an_empty_recurrent_state():
     worker = double_worker(small(rollout_steps=3, seed=6))
-    worker.rollout(0)
+    worker.rollout(0, 0)
     worker.restart_games(24)
     assert not any(tensor.any() for tensor in worker.state) and worker.start.all()
     games = AtariGames(resolve("Pong"), 2)
     assert torch.equal(worker.frames, torch.from_numpy(games.reset([6, 0, 24])))
     games.close()
     recorder = Recorder(worker)
-    gradient, _ = worker.rollout(1)
+    gradient, _ = worker.rollout(1, 0)
     assert_equal_gradients(gradient, slow_gradient(worker, recorder, 0, 3))
 
 
 def test_a_gradient_is_shortened_to_the_largest_norm_and_a_short_one_is_left_alone():
     gradients = {}
     for largest in (1e9, 0.05):
-        gradient, report = double_worker(small(rollout_steps=2, gradient_clip=largest)).rollout(0)
+        gradient, report = double_worker(small(rollout_steps=2, gradient_clip=largest)).rollout(0, 0)
         gradients[largest] = gradient.copy()
         norm = np.linalg.norm(gradients[1e9])
         assert norm > 0.05
@@ -253,14 +269,14 @@ def test_after_a_load_a_worker_has_the_weights_of_the_owner():
         worker.load(weights.vector)
         for name, tensor in owner.network.state_dict().items():
             assert torch.equal(worker.network.state_dict()[name], tensor), name
-        owner.push(*worker.rollout(weights.version))
+        owner.push(*worker.rollout(weights.version, weights.env_steps))
     assert (owner.updates, owner.env_steps) == (2, 2 * 2 * 2)
 
 
 def test_workers_of_one_run_play_different_games_with_different_actions():
     recorders = [Recorder(RolloutWorker(small("Seaquest"), index)) for index in (0, 1)]
     for recorder in recorders:
-        recorder.worker.rollout(0)
+        recorder.worker.rollout(0, 0)
     assert (np.stack(recorders[0].actions) != np.stack(recorders[1].actions)).any()
     for recorder in recorders:
         recorder.worker.restart_games(0)
@@ -271,12 +287,12 @@ def test_workers_of_one_run_play_different_games_with_different_actions():
 
 def test_a_report_tells_where_the_time_went():
     worker = RolloutWorker(A3CConfig(head="mlp", envs_per_worker=1, rollout_steps=5), 0)
-    _, first = worker.rollout(0)
+    _, first = worker.rollout(0, 0)
     ended = worker.ended
     before = time.perf_counter()
     time.sleep(0.2)
     between = time.perf_counter()
-    _, second = worker.rollout(0)
+    _, second = worker.rollout(0, 0)
     after = time.perf_counter()
     assert first.seconds.keys() == second.seconds.keys() == {"exchange", "play", "gradient"}
     assert min(first.seconds.values()) > 0
