@@ -91,6 +91,7 @@ class RLlibTraining(Training):
             env_steps=self.env_steps,
             updates=self._of_a_learner(lambda learner: _updates(_adam(learner))),
             learning_rate=self.config.learning_rate,
+            entropy_weight=self.config.entropy_weight,
             mean_return=float(np.mean(self.recent)) if self.recent else None,
             losses=self.losses,
             episodes=games,

@@ -69,6 +69,7 @@ class Curves:
                 "charts/SPS": steps_per_second,
                 "charts/frames": metrics.env_steps * self.frame_skip,
                 "charts/learning_rate": metrics.learning_rate,
+                "charts/entropy_weight": metrics.entropy_weight,
                 "a3c/staleness": metrics.staleness,
                 "a3c/updates": metrics.updates,
             }

@@ -80,6 +80,7 @@ class Metrics:
     env_steps: int
     updates: int
     learning_rate: float
+    entropy_weight: float
     mean_return: float | None
     losses: dict[str, float] = field(default_factory=dict)
     """Means over the updates since the last look."""
@@ -210,6 +211,7 @@ class ParameterOwner:
             env_steps=self.env_steps,
             updates=self.updates,
             learning_rate=self.learning_rate,
+            entropy_weight=self.config.entropy_weight_at(self.env_steps),
             mean_return=float(np.mean(self.recent_returns)) if self.recent_returns else None,
             attention=self.attention,
             faults=dict(self.faults),

@@ -16,6 +16,7 @@ TAGS = {
     "charts/SPS",
     "charts/frames",
     "charts/learning_rate",
+    "charts/entropy_weight",
     "losses/policy",
     "losses/value",
     "losses/entropy",

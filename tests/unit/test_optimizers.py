@@ -57,6 +57,18 @@ def test_without_annealing_the_learning_rate_stays():
     assert owner.learning_rate == 0.08
 
 
+def test_metrics_tell_the_learning_rate_and_the_entropy_weight_of_their_time():
+    config = A3CConfig(
+        head="mlp", total_steps=100, learning_rate=0.08, entropy_weight=0.02, anneal_entropy=True
+    )
+    owner, told = ParameterOwner(config), []
+    for steps in (25, 50, 40):
+        owner.push(np.zeros(owner.flat.numel(), dtype=np.float32), next_report(owner, steps=steps))
+        metrics = owner.drain()
+        told += [metrics.learning_rate, metrics.entropy_weight]
+    assert told == pytest.approx([0.06, 0.015, 0.02, 0.005, 0.0, 0.0])
+
+
 def test_every_update_is_made_with_the_annealed_rate_of_its_time():
     config = A3CConfig(head="mlp", total_steps=100, learning_rate=0.08)
     owner = ParameterOwner(config)
