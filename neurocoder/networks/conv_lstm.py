@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neurocoder.networks.conv_pool_relu import conv_pool_relu
 from neurocoder.networks.lstm import lstm_recurrence
 from neurocoder.networks.pool_relu import pool_relu
 from neurocoder.output_layers import OutputLayer
@@ -35,7 +36,8 @@ class ConvLSTM(nn.Module):
     The method is split where training needs it: `features` (convolutions, once a frame), `recur` (LSTM over a rollout) and
     `actor`, `critic` (the output layers, made by the factories given).
 
-    `compute_dtype` is what the convolutions and the LSTM's products are computed in; None: what their weights are kept in.
+    `compute_dtype` is what the convolutions and the LSTM's products are computed in (but for a compiled first convolution,
+    which is always in fp32); None: what their weights are kept in.
     """
 
     compute_dtype: torch.dtype | None = None
@@ -83,12 +85,16 @@ class ConvLSTM(nn.Module):
                 f"frames have shape {tuple(frames.shape)}; they must be (N, 1, {FRAME}, {FRAME})"
             )
         dtype = self.lstm.bias_ih.dtype
-        x = frames.to(dtype)
-        deviation, mean = torch.std_mean(x, dim=(1, 2, 3), keepdim=True, correction=0)
-        x = (x - mean) / (deviation + 1e-2)  # a black screen has no deviation; one grey level is 1
+        x = frames.flatten(1).to(dtype)
+        x = x - x.mean(dim=1, keepdim=True)
+        deviation = torch.linalg.vector_norm(x, dim=1, keepdim=True) / FRAME
+        x = x / (deviation + 1e-2)  # a black screen has no deviation; one grey level is 1
         # Not .contiguous(channels_last): with one channel that leaves strides which torch takes for the default layout.
-        x = x.reshape(-1, FRAME, FRAME, 1).permute(0, 3, 1, 2).to(self.compute_dtype or dtype)
-        for convolution in self.convolutions:
+        x = x.reshape(-1, FRAME, FRAME, 1).permute(0, 3, 1, 2)
+        first, *others = self.convolutions
+        assert isinstance(first, nn.Conv2d)
+        x = conv_pool_relu(x, first, self.compute_dtype or dtype)
+        for convolution in others:
             x = pool_relu(convolution(x))  # the same as relu then pool, on a quarter of the numbers
         return x.flatten(1).to(dtype)
 
