@@ -56,13 +56,14 @@ class HyperNetLinear(nn.Module):
         if self.by_rows:
             y = F.linear(x * self.scale(hidden), self.weight, self.bias)
         else:
-            # y_o = sum_i x_i W_oi (sum_k S_oik hidden_k + c_oi). Contracting x first needs B x d_out x h numbers and no
-            # B x d_out x d_in scales.
+            # y_o = sum_i x_i W_oi (sum_k S_oik hidden_k + c_oi). Contracting x first needs d_out x B x h numbers and no
+            # B x d_out x d_in scales. W is multiplied into x or into S, whichever is smaller.
             scale_weight = self.scale.weight.unflatten(0, self.weight.shape)  # (d_out, d_in, h)
-            by_hidden = torch.tensordot(
-                x, scale_weight * self.weight.unsqueeze(-1), dims=([1], [1])
-            )  # (B, d_out, h)
-            y = (by_hidden @ hidden.unsqueeze(-1)).squeeze(-1)
+            if len(x) < hidden.shape[1]:
+                by_hidden = (x * self.weight.unsqueeze(1)) @ scale_weight  # (d_out, B, h)
+            else:
+                by_hidden = x @ (scale_weight * self.weight.unsqueeze(-1))
+            y = (by_hidden * hidden).sum(dim=-1).T  # (B, d_out)
             y = y + F.linear(x, self.weight * self.scale.bias.unflatten(0, self.weight.shape), self.bias)
         return y.reshape(*leading, self.out_features)
 
