@@ -7,7 +7,6 @@ one-layer f, the Atari row elements with a two-layer f.
 
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -24,7 +24,9 @@ def conv_pool_relu(x: Tensor, convolution: nn.Conv2d, dtype: torch.dtype) -> Ten
     """
     if usable(x, convolution, dtype):
         assert convolution.bias is not None
-        return _Compiled.apply(x, convolution.weight, convolution.bias, convolution.padding[0], dtype)
+        return _CompiledConvPoolReLU.apply(
+            x, convolution.weight, convolution.bias, convolution.padding[0], dtype
+        )
     return pool_relu(convolution(x.to(dtype)))
 
 
@@ -42,7 +44,7 @@ def usable(x: Tensor, convolution: nn.Conv2d, dtype: torch.dtype) -> bool:
     )
 
 
-class _Compiled(torch.autograd.Function):
+class _CompiledConvPoolReLU(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, padding: int, dtype: torch.dtype

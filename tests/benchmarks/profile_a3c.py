@@ -20,6 +20,7 @@ from tests.benchmarks.measure import machine
 
 PARTS = {  # the first whose pattern is in an operation's name has its time
     "games": ("games",),
+    "first convolution and pooling": ("ConvPoolReLU",),
     "convolutions, forward": ("mkldnn_convolution", "cudnn_convolution"),
     "convolutions, backward": ("convolution_backward",),
     "pooling and ReLU": ("max_pool", "PoolReLU"),
@@ -76,7 +77,7 @@ def main() -> None:
         precision=arguments.precision,
     )
     for part, share in shares(config, arguments.rollouts, trace).items():
-        print(f"  {part:24} {100 * share:5.1f} %")
+        print(f"  {part:29} {100 * share:5.1f} %")
     with tempfile.TemporaryDirectory() as folder:
         train = [
             sys.executable, "-m", "launch.train", "--env", arguments.env, "--head", arguments.head,
