@@ -8,7 +8,14 @@
 
 namespace {
 
-constexpr int K = 5, TAPS = K * K, CORNERS = 4, LANES = 16, BLOCK = 2 * LANES;  // a pass is over so many channels
+#if defined(__AVX512F__)
+constexpr int LANES = 16;  // as many as the processor has: compilers are bad at wider vectors
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+constexpr int K = 5, TAPS = K * K, CORNERS = 4, BLOCK = 2 * LANES;  // the convolution's pass is over so many channels
 constexpr uint8_t NONE = 4;
 
 typedef float Vector __attribute__((vector_size(4 * LANES)));
