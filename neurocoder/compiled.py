@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -28,6 +29,8 @@ FLAGS = (
     "-fPIC",
     "-shared",
 )
+
+TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}  # the compiled code's names for them
 
 
 @functools.cache
@@ -76,3 +79,10 @@ def takes(*tensors: Tensor) -> bool:
 
 def address(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def function(source: Path, name: str, dtype: torch.dtype) -> Callable[..., None]:
+    """Function `name` of a source that is compiled, for numbers of one of TYPES."""
+    code = library(source)
+    assert code is not None
+    return getattr(code, f"{name}_{TYPES[dtype]}")

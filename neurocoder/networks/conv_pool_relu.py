@@ -1,6 +1,5 @@
 """Convolution, pooling and ReLU of frames with one channel, in one pass."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from neurocoder import compiled
-from neurocoder.compiled import address
-from neurocoder.networks.pool_relu import TYPES, pool_relu
+from neurocoder.compiled import TYPES, address
+from neurocoder.networks.pool_relu import pool_relu
 
 SOURCE = Path(__file__).with_name("conv_pool_relu.cpp")
-KERNEL, BLOCK = (5, 5), 32  # what the compiled code is written for: its kernel, and channels by the block
+KERNEL, BLOCK = (5, 5), 32  # the compiled code's kernel, and a multiple of the channels it takes at a time
 
 
 def conv_pool_relu(x: Tensor, convolution: nn.Conv2d, dtype: torch.dtype) -> Tensor:
@@ -56,7 +55,9 @@ class _CompiledConvPoolReLU(torch.autograd.Function):
         pooled = x.new_empty((N, rows, columns, C), dtype=dtype)
         chosen = torch.empty(pooled.shape, dtype=torch.uint8)
         arguments = address(taps), address(bias), C, address(pooled), address(chosen)
-        _compiled("forward", dtype)(address(x), N, H, W, padding, *arguments, torch.get_num_threads())
+        compiled.function(SOURCE, "forward", dtype)(
+            address(x), N, H, W, padding, *arguments, torch.get_num_threads()
+        )
         ctx.save_for_backward(x, chosen)
         ctx.padding, ctx.kernel = padding, K
         return pooled.permute(0, 3, 1, 2)
@@ -69,12 +70,6 @@ class _CompiledConvPoolReLU(torch.autograd.Function):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         d_taps, d_bias = x.new_empty((N, K * K, C)), x.new_empty((N, C))
         arguments = address(gradient), address(chosen), C, address(d_taps), address(d_bias)
-        backward = _compiled("backward", gradient.dtype)
+        backward = compiled.function(SOURCE, "backward", gradient.dtype)
         backward(address(x), N, H, W, ctx.padding, *arguments, torch.get_num_threads())
         return None, d_taps.sum(0).T.reshape(C, 1, K, K), d_bias.sum(0), None, None
-
-
-def _compiled(name: str, dtype: torch.dtype) -> Callable[..., None]:
-    code = compiled.library(SOURCE)
-    assert code is not None
-    return getattr(code, f"{name}_{TYPES[dtype]}")

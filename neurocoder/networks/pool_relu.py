@@ -1,6 +1,5 @@
 """Pooling and ReLU that keep little for the gradient."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from neurocoder import compiled
-from neurocoder.compiled import address
+from neurocoder.compiled import TYPES, address
 
 SOURCE = Path(__file__).with_name("pool_relu.cpp")
-TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}  # the compiled code's names for them
 POOL = ([2, 2], [2, 2], [0, 0], [1, 1], False)  # kernel, stride, padding, dilation, whether to round sizes up
 LARGEST = 2**15  # pixels of a channel that 16 bits can number
 
@@ -44,7 +42,7 @@ class _CompiledPoolReLU(torch.autograd.Function):
         N, C, H, W = x.shape
         pooled = x.new_empty((N, H // 2, W // 2, C)).permute(0, 3, 1, 2)  # channels last
         chosen = torch.empty(pooled.shape, dtype=torch.uint8)  # (N, H // 2, W // 2, C) in memory
-        pool = _compiled("pool", x.dtype)
+        pool = compiled.function(SOURCE, "pool", x.dtype)
         pool(address(x), N, H, W, C, address(pooled), address(chosen), torch.get_num_threads())
         ctx.save_for_backward(chosen)
         ctx.shape = x.shape
@@ -57,15 +55,9 @@ class _CompiledPoolReLU(torch.autograd.Function):
         N, C, H, W = ctx.shape
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         x = gradient.new_empty((N, H, W, C)).permute(0, 3, 1, 2)
-        spread = _compiled("spread", x.dtype)
+        spread = compiled.function(SOURCE, "spread", x.dtype)
         spread(address(gradient), address(chosen), N, H, W, C, address(x), torch.get_num_threads())
         return x
-
-
-def _compiled(name: str, dtype: torch.dtype) -> Callable[..., None]:
-    code = compiled.library(SOURCE)
-    assert code is not None
-    return getattr(code, f"{name}_{TYPES[dtype]}")
 
 
 class _PoolReLU(torch.autograd.Function):
