@@ -18,7 +18,9 @@ from agents.a3c.returns import generalised_advantages
 from agents.memory import keep_freed_memory
 from envs.atari import AtariGames, Episode, action_count, resolve
 from neurocoder import NeurocoderLinear, auxiliary_loss
-from neurocoder.networks.conv_lstm import LSTMWeights, State
+from neurocoder.networks.conv_lstm import State
+from neurocoder.networks.convolutions import Activations
+from neurocoder.networks.lstm import LSTMWeights
 
 TRACE_EVERY = 50  # rollouts between two looks at the attention of a Neurocoder head
 
@@ -53,7 +55,7 @@ class Report:
 class Rollout:
     """T steps of N games, as the learner sees them."""
 
-    features: Tensor  # (T, N, 1024), with the graph of the convolutions
+    activations: list[Activations]  # of the convolutions, for the N frames of each step
     start: Tensor  # (T, N) bool: the LSTM's state is zero before this step
     actions: Tensor  # (T, N) int64
     rewards: Tensor  # (T, N), clipped; NaN where the game gave no finite one
@@ -140,16 +142,16 @@ class RolloutWorker:
         )
         return vector, report
 
+    @torch.no_grad()
     def _play(self, lstm: LSTMWeights) -> Rollout:
-        """Acts for T steps. The graph of the convolutions is kept for the gradient, so they run once a frame."""
-        features, starts, actions, steps = [], [], [], []
-        state = self.state
+        """Acts for T steps. What the convolutions leave is kept for the gradient, so they run once a frame."""
+        network, state = self.network, self.state
+        activations, starts, actions, steps = [], [], [], []
         for _ in range(self.config.rollout_steps):
-            features.append(self.network.features(self.frames))
+            activations.append(network.activations(self.frames))
             starts.append(self.start)
-            with torch.no_grad():
-                hidden, state = self.network.step(features[-1], state, self.start, lstm)
-                policy = self.network.actor(hidden).softmax(dim=-1)
+            hidden, state = network.step(network.features_of(activations[-1:]), state, self.start, lstm)
+            policy = network.actor(hidden).softmax(dim=-1)
             action = torch.multinomial(policy, 1, generator=self.generator).squeeze(1)
             step = self.games.step(action.cpu().numpy())
             actions.append(action)
@@ -162,7 +164,7 @@ class RolloutWorker:
 
         rewards, limit = stacked("reward"), self.config.reward_clip
         return Rollout(
-            features=torch.stack(features),
+            activations=activations,
             start=torch.stack(starts),
             actions=torch.stack(actions),
             rewards=rewards.clamp(-limit, limit).where(rewards.isfinite(), torch.nan),
@@ -180,7 +182,8 @@ class RolloutWorker:
         The LSTM acted without graph; it runs again over the whole rollout, which leaves the state for the next one.
         """
         config, network = self.config, self.network
-        hidden, (h, c) = network.recur(played.features, first_state, played.start, lstm)  # (T, N, 512)
+        features = network.features_of(played.activations).unflatten(0, played.start.shape)  # (T, N, 1024)
+        hidden, (h, c) = network.recur(features, first_state, played.start, lstm)  # (T, N, 512)
         self.state = (h.detach(), c.detach())
         logits = network.actor(hidden)  # (T, N, A)
         values = network.critic(hidden).squeeze(-1)  # (T, N)

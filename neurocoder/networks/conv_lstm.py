@@ -3,15 +3,14 @@
 Shapes: T steps, N games, A actions. A frame is 80 x 80 grey.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neurocoder.networks.conv_pool_relu import conv_pool_relu
-from neurocoder.networks.lstm import lstm_recurrence
-from neurocoder.networks.pool_relu import pool_relu
+from neurocoder.networks import convolutions
+from neurocoder.networks.convolutions import Activations
+from neurocoder.networks.lstm import LSTMWeights, lstm
 from neurocoder.output_layers import OutputLayer
 
 FRAME = 80
@@ -20,14 +19,6 @@ HIDDEN = 512
 
 State = tuple[Tensor, Tensor]
 """LSTM hidden and cell state, (N, 512) each."""
-
-
-class LSTMWeights(NamedTuple):
-    """The LSTM's parameters in the precision that its products are computed in."""
-
-    input: Tensor  # (2048, 1024)
-    hidden: Tensor  # (2048, 512)
-    bias: Tensor  # (2048,), the sum of both
 
 
 class ConvLSTM(nn.Module):
@@ -80,6 +71,10 @@ class ConvLSTM(nn.Module):
         Raises:
             ValueError: frames of another shape.
         """
+        return self.features_of([self.activations(frames)])
+
+    def activations(self, frames: Tensor) -> Activations:
+        """Of the convolutions, for these frames: what `features_of` makes features of, now or later."""
         if frames.shape[1:] != (1, FRAME, FRAME):
             raise ValueError(
                 f"frames have shape {tuple(frames.shape)}; they must be (N, 1, {FRAME}, {FRAME})"
@@ -91,18 +86,21 @@ class ConvLSTM(nn.Module):
         x = x / (deviation + 1e-2)  # a black screen has no deviation; one grey level is 1
         # Not .contiguous(channels_last): with one channel that leaves strides which torch takes for the default layout.
         x = x.reshape(-1, FRAME, FRAME, 1).permute(0, 3, 1, 2)
-        first, *others = self.convolutions
-        assert isinstance(first, nn.Conv2d)
-        x = conv_pool_relu(x, first, self.compute_dtype or dtype)
-        for convolution in others:
-            x = pool_relu(convolution(x))  # the same as relu then pool, on a quarter of the numbers
-        return x.flatten(1).to(dtype)
+        return convolutions.activations(x, self._convolutions(), self.compute_dtype or dtype)
+
+    def features_of(self, played: Sequence[Activations]) -> Tensor:
+        """The features (N, 1024) of all N frames of these activations, in their order, with a gradient. The convolutions'
+        weights must still be those that the activations were computed with."""
+        return convolutions.features(played, self._convolutions())
+
+    def _convolutions(self) -> list[nn.Conv2d]:
+        return [layer for layer in self.convolutions if isinstance(layer, nn.Conv2d)]
 
     def lstm_weights(self) -> LSTMWeights:
         """To be computed with, as long as the parameters stay as they are."""
-        lstm = self.lstm
-        dtype = self.compute_dtype or lstm.bias_ih.dtype
-        weights = lstm.weight_ih, lstm.weight_hh, lstm.bias_ih + lstm.bias_hh
+        cell = self.lstm
+        dtype = self.compute_dtype or cell.bias_ih.dtype
+        weights = cell.weight_ih, cell.weight_hh, cell.bias_ih + cell.bias_hh
         return LSTMWeights(*(weight.to(dtype) for weight in weights))
 
     def step(
@@ -120,26 +118,14 @@ class ConvLSTM(nn.Module):
         `weights` are the `lstm_weights`, from a caller who has them already.
         """
         weights = weights or self.lstm_weights()
-        # The input's share of the gates in one product over the whole rollout; what is left is T products with h.
-        from_input = F.linear(features.to(weights.input.dtype), weights.input, weights.bias).to(
-            features.dtype
-        )  # (T, N, 2048)
         keep = (~start).to(features.dtype).unsqueeze(-1)  # (T, N, 1)
-        hidden, c = lstm_recurrence(from_input, weights.hidden, *state, keep)
+        hidden, c = lstm(features, weights, *state, keep)
         return hidden, (hidden[-1], c)
-
-
-class _Convolution(nn.Conv2d):
-    """Computes in the precision of its input."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        assert self.bias is not None
-        return self._conv_forward(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
 
 
 def _convolution(channels_in: int, channels_out: int, kernel: int, *, padding: int) -> nn.Conv2d:
     """Xavier-uniform weights, zero biases; channels-last weights, on a CPU nearly twice as fast as the default layout."""
-    convolution = _Convolution(channels_in, channels_out, kernel, padding=padding)
+    convolution = nn.Conv2d(channels_in, channels_out, kernel, padding=padding)
     nn.init.xavier_uniform_(convolution.weight, nn.init.calculate_gain("relu"))
     assert convolution.bias is not None
     nn.init.zeros_(convolution.bias)

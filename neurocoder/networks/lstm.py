@@ -1,6 +1,6 @@
-"""The recurrent part of an LSTM over a rollout. Shapes: T steps, N sequences, H units; gates in torch's order i, f, g, o."""
+"""An LSTM over a rollout. Shapes: T steps, N sequences, D inputs, H units; gates in torch's order i, f, g, o."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -8,28 +8,44 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def lstm_recurrence(
-    from_input: Tensor, weight_hh: Tensor, h: Tensor, c: Tensor, keep: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The input's share of the gates, biases included, (T, N, 4H) -> hidden (T, N, H) and the last cell state (N, H).
+class LSTMWeights(NamedTuple):
+    """Weights as in `torch.nn.LSTMCell`, in the precision that products with them are computed in."""
 
-    The gradient of the recurrent weights is one product over all steps; autograd would add up T matrices as large as the
-    weights. First derivatives only.
+    input: Tensor  # (4H, D)
+    hidden: Tensor  # (4H, H)
+    bias: Tensor  # (4H,), the sum of both
+
+
+def lstm(x: Tensor, weights: LSTMWeights, h: Tensor, c: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """x (T, N, D) -> hidden (T, N, H) and the last cell state (N, H).
+
+    The gradient of a weight is one product over all steps; autograd would add up T matrices as large as the recurrent weights.
+    First derivatives only.
 
     Args:
-        weight_hh: (4H, H), as in `torch.nn.LSTMCell`. Products with it are computed in its precision, all else in that of
-            `from_input`.
+        weights: all but products with them is computed in the precision of `x`.
         h, c: (N, H), the state before the first step.
         keep: (T, N, 1), what the state is multiplied by before each step: 0 where a sequence begins anew, else 1.
     """
-    return _Recurrence.apply(from_input, weight_hh, h, c, keep)
+    return _LSTM.apply(x, *weights, h, c, keep)
 
 
-class _Recurrence(torch.autograd.Function):
+class _LSTM(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, from_input: Tensor, weight_hh: Tensor, h: Tensor, c: Tensor, keep: Tensor
+        ctx: Any,
+        x: Tensor,
+        weight_ih: Tensor,
+        weight_hh: Tensor,
+        bias: Tensor,
+        h: Tensor,
+        c: Tensor,
+        keep: Tensor,
     ) -> tuple[Tensor, Tensor]:
+        dtype = x.dtype
+        x = x.to(weight_ih.dtype)
+        # The input's share of the gates in one product over the whole rollout; what is left is T products with h.
+        from_input = F.linear(x, weight_ih, bias).to(dtype)  # (T, N, 4H)
         steps = []
         for own, kept in zip(from_input, keep, strict=True):
             h, c = h * kept, c * kept
@@ -42,13 +58,13 @@ class _Recurrence(torch.autograd.Function):
             h = o * squashed
             steps.append((h, *before, i, f, g, o, squashed))
         hidden, *rest = map(torch.stack, zip(*steps, strict=True))  # (T, N, H) each
-        ctx.save_for_backward(weight_hh, keep, *rest)
+        ctx.save_for_backward(x, weight_ih, weight_hh, keep, *rest)
         return hidden, c
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_hidden: Tensor, d_c: Tensor) -> tuple[Tensor | None, ...]:
-        weight_hh, keep, h_before, c_before, i, f, g, o, squashed = ctx.saved_tensors
+        x, weight_ih, weight_hh, keep, h_before, c_before, i, f, g, o, squashed = ctx.saved_tensors
         # What a gate's input does to the cell (i, f, g) or to the output (o), and the cell to the output.
         slopes = torch.stack((g * i * (1 - i), c_before * f * (1 - f), i * (1 - g * g)), dim=2)
         slope_o, slope_c = squashed * o * (1 - o), o * (1 - squashed * squashed)  # (T, N, H)
@@ -61,6 +77,9 @@ class _Recurrence(torch.autograd.Function):
             d_c = d_c * f[t] * keep[t]
             backwards.append(gates)
         d_gates = torch.stack(backwards[::-1])  # (T, N, 4H)
-        d_gates_rows, h_rows = (x.flatten(0, 1).to(weight_hh.dtype) for x in (d_gates, h_before))
-        d_weight = d_gates_rows.T @ h_rows  # (4H, H)
-        return d_gates, d_weight, d_h, d_c, None
+        rows = d_gates.flatten(0, 1).to(weight_hh.dtype)  # (T N, 4H)
+        d_x = (rows @ weight_ih).unflatten(0, d_gates.shape[:2]).to(d_gates.dtype)
+        d_weight_ih = rows.T @ x.flatten(0, 1)  # (4H, D)
+        d_weight_hh = rows.T @ h_before.flatten(0, 1).to(rows.dtype)  # (4H, H)
+        d_bias = d_gates.sum((0, 1)).to(rows.dtype)
+        return d_x, d_weight_ih, d_weight_hh, d_bias, d_h, d_c, None

@@ -1,0 +1,96 @@
+"""Convolutions with ReLU and pooling over a few frames at a time, and their gradient over all frames together.
+
+To act, an agent needs the features of its few newest frames, step after step. Kept as autograd would, each step has a gradient of
+its own, with little to do for each operation; for all steps of a rollout at once it takes half the time or less.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from neurocoder.networks import conv_pool_relu as one_channel
+from neurocoder.networks.pool_relu import pool_relu, pool_relu_backward
+
+
+class Activations(NamedTuple):
+    """What the convolutions leave of N frames, for their gradient."""
+
+    inputs: tuple[Tensor, ...]  # of each convolution, (N, C, H, W)
+    chosen: tuple[Tensor, ...]  # of each pooling, as of `pool_relu`
+    output: Tensor  # (N, C, H, W), of the last pooling
+
+
+@torch.no_grad()
+def activations(frames: Tensor, convolutions: Sequence[nn.Conv2d], dtype: torch.dtype) -> Activations:
+    """Each convolution of stride 1, then ReLU and 2 x 2 max-pooling, of frames (N, 1, H, W), computed in `dtype`.
+
+    But a first convolution that is compiled is always in fp32.
+    """
+    x, inputs, chosen = frames, [], []
+    for weight, bias, padding in map(_parts, convolutions):
+        if one_channel.usable(x, weight, dtype):
+            inputs.append(x)
+            x, which = one_channel.conv_pool_relu(x, weight, bias, padding, dtype)
+        else:
+            inputs.append(x.to(dtype))
+            # ReLU after pooling is the same as before, on a quarter of the numbers.
+            x, which = pool_relu(F.conv2d(inputs[-1], weight.to(dtype), bias.to(dtype), padding=padding))
+        chosen.append(which)
+    return Activations(tuple(inputs), tuple(chosen), x)
+
+
+def features(played: Sequence[Activations], convolutions: Sequence[nn.Conv2d]) -> Tensor:
+    """The outputs of all that was played, one after the other, flattened, (N, C H W), in the weights' precision, with a
+    gradient of the weights: first derivatives only, and none of the frames. The weights must be those that it was played with.
+    """
+    parts = [_parts(convolution) for convolution in convolutions]
+    paddings = [padding for _, _, padding in parts]
+    return _Features.apply(played, paddings, *(tensor for part in parts for tensor in part[:2]))
+
+
+def _parts(convolution: nn.Conv2d) -> tuple[Tensor, Tensor, int]:
+    """Weight, bias, padding."""
+    assert convolution.bias is not None and isinstance(convolution.padding[0], int)
+    return convolution.weight, convolution.bias, convolution.padding[0]
+
+
+class _Features(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, played: Sequence[Activations], paddings: list[int], *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(*parameters)
+        ctx.played, ctx.paddings = played, paddings
+        return torch.cat([one.output.flatten(1) for one in played]).to(parameters[0].dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        parameters, played = ctx.saved_tensors, ctx.played
+        output = played[0].output
+        gradient = gradient.unflatten(1, output.shape[1:]).to(output.dtype)
+        gradients: list[Tensor] = []  # of the last bias, the last weight and so on
+        for layer in reversed(range(len(ctx.paddings))):
+            weight, bias = parameters[2 * layer : 2 * layer + 2]
+            x = torch.cat([one.inputs[layer] for one in played])
+            chosen = torch.cat([one.chosen[layer] for one in played])
+            gradient, d_weight, d_bias = _backward(gradient, chosen, x, weight, ctx.paddings[layer], layer)
+            gradients += [d_bias.to(bias.dtype), d_weight.to(weight.dtype)]
+        return None, None, *reversed(gradients)
+
+
+def _backward(
+    gradient: Tensor, chosen: Tensor, x: Tensor, weight: Tensor, padding: int, layer: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient of a pooling's output -> that of its convolution's input (not of the first), weight and bias."""
+    K, dtype = weight.shape[-1], gradient.dtype
+    if one_channel.usable(x, weight, dtype):
+        d_weight, d_bias = one_channel.conv_pool_relu_backward(gradient, chosen, x, K, padding)
+        return gradient, d_weight, d_bias
+    rows, columns = (size + 2 * padding - K + 1 for size in x.shape[-2:])
+    gradient = pool_relu_backward(gradient, chosen, (rows, columns))
+    # bias sizes, stride, padding, dilation, not transposed, output padding, groups, whether of input, weight and bias
+    geometry = [len(weight)], [1, 1], [padding, padding], [1, 1], False, [0, 0], 1, [layer > 0, True, True]
+    return torch.ops.aten.convolution_backward(gradient, x, weight.to(dtype), *geometry)
