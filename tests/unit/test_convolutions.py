@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from neurocoder.networks import conv_pool_relu, pool_relu
+from neurocoder.networks import conv_pool_relu, convolutions, pool_relu
 from neurocoder.networks.conv_lstm import ConvLSTM
 from neurocoder.networks.convolutions import Activations, activations, features
 
@@ -39,7 +39,11 @@ def by_torch(x, network):
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=["double", "single"]
 )
-def test_the_gradient_of_steps_played_one_by_one_is_that_of_torch_in_double_precision(way, dtype, tolerance):
+@pytest.mark.parametrize("together", [1, 3, 64])
+def test_the_gradient_of_steps_played_one_by_one_is_that_of_torch_in_double_precision(
+    way, dtype, tolerance, together, monkeypatch
+):
+    monkeypatch.setattr(convolutions, "TOGETHER", together)
     network, exact = small_network(dtype), small_network(torch.float64)
     steps = [frames(number, dtype, seed=number) for number in (3, 1, 2)]
     result = features([activations(x, network, dtype) for x in steps], network)
