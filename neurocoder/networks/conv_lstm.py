@@ -86,15 +86,12 @@ class ConvLSTM(nn.Module):
         x = x / (deviation + 1e-2)  # a black screen has no deviation; one grey level is 1
         # Not .contiguous(channels_last): with one channel that leaves strides which torch takes for the default layout.
         x = x.reshape(-1, FRAME, FRAME, 1).permute(0, 3, 1, 2)
-        return convolutions.activations(x, self._convolutions(), self.compute_dtype or dtype)
+        return convolutions.activations(x, self.convolutions, self.compute_dtype or dtype)
 
     def features_of(self, played: Sequence[Activations]) -> Tensor:
         """The features (N, 1024) of all N frames of these activations, in their order, with a gradient. The convolutions'
         weights must still be those that the activations were computed with."""
-        return convolutions.features(played, self._convolutions())
-
-    def _convolutions(self) -> list[nn.Conv2d]:
-        return [layer for layer in self.convolutions if isinstance(layer, nn.Conv2d)]
+        return convolutions.features(played, self.convolutions)
 
     def lstm_weights(self) -> LSTMWeights:
         """To be computed with, as long as the parameters stay as they are."""

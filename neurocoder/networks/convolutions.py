@@ -4,7 +4,7 @@ To act, an agent needs the features of its few newest frames, step after step. I
 own, with little to do for each operation. For 20 steps of 4 frames together it takes two thirds of the time (one core of a Xeon).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +27,7 @@ class Activations(NamedTuple):
 
 
 @torch.no_grad()
-def activations(frames: Tensor, convolutions: Sequence[nn.Conv2d], dtype: torch.dtype) -> Activations:
+def activations(frames: Tensor, convolutions: Iterable[nn.Module], dtype: torch.dtype) -> Activations:
     """Of frames (N, 1, H, W) through each convolution, with stride 1, ReLU and 2 x 2 max-pooling, computed in `dtype` (a first
     convolution that is compiled always in fp32)."""
     x, inputs, chosen = frames, [], []
@@ -43,7 +43,7 @@ def activations(frames: Tensor, convolutions: Sequence[nn.Conv2d], dtype: torch.
     return Activations(tuple(inputs), tuple(chosen), x)
 
 
-def features(played: Sequence[Activations], convolutions: Sequence[nn.Conv2d]) -> Tensor:
+def features(played: Sequence[Activations], convolutions: Iterable[nn.Module]) -> Tensor:
     """The outputs of all that was played, one after the other, (N, C H W), in the weights' precision.
 
     They have a gradient of the weights: first derivatives only, and not of the frames. The weights must be those that it was
@@ -54,9 +54,10 @@ def features(played: Sequence[Activations], convolutions: Sequence[nn.Conv2d]) -
     return _Features.apply(played, paddings, *(tensor for part in parts for tensor in part[:2]))
 
 
-def _parts(convolution: nn.Conv2d) -> tuple[Tensor, Tensor, int]:
+def _parts(convolution: nn.Module) -> tuple[Tensor, Tensor, int]:
     """Weight, bias, padding."""
-    assert convolution.bias is not None and isinstance(convolution.padding[0], int)
+    assert isinstance(convolution, nn.Conv2d) and isinstance(convolution.padding[0], int)
+    assert convolution.bias is not None
     return convolution.weight, convolution.bias, convolution.padding[0]
 
 

@@ -10,36 +10,47 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from agents.a3c.config import A3CConfig
 from agents.a3c.local_training import LocalTraining
+from neurocoder.networks import conv_pool_relu, convolutions
 from tests.benchmarks.measure import machine
 
 PARTS = {  # the first whose pattern is in an operation's name has its time
     "games": ("games",),
-    "first convolution and pooling": ("ConvPoolReLU",),
+    "first convolution and pooling": ("first convolution",),
     "convolutions, forward": ("mkldnn_convolution", "cudnn_convolution"),
     "convolutions, backward": ("convolution_backward",),
-    "pooling and ReLU": ("max_pool", "PoolReLU"),
+    "pooling and ReLU": ("pooling", "max_pool"),
     "LSTM and heads": ("mm", "lstm", "sigmoid", "tanh", "linear", "attend"),
     "update of the weights": ("optimizer", "Optimizer", "adam"),
 }
+
+
+def mark(owner: Any, name: str, part: str) -> None:
+    """Has the profiler see the owner's function of this name, whose time it cannot tell otherwise, as `part`."""
+    function = getattr(owner, name)
+
+    def marked(*arguments):
+        with record_function(part):
+            return function(*arguments)
+
+    setattr(owner, name, marked)
 
 
 def shares(config: A3CConfig, rollouts: int, trace: Path) -> dict[str, float]:
     """Of the time of so many rollouts with their updates, by part; the largest first."""
     torch.set_num_threads(1)
     training = LocalTraining(config)
-    step = training.worker.games.step
-
-    def marked(actions):
-        with record_function("games"):
-            return step(actions)
-
-    training.worker.games.step = marked
+    mark(training.worker.games, "step", "games")
+    for name in ("conv_pool_relu", "conv_pool_relu_backward"):
+        mark(conv_pool_relu, name, "first convolution and pooling")
+    for name in ("pool_relu", "pool_relu_backward"):
+        mark(convolutions, name, "pooling and ReLU")
     training.advance()  # warm-up
     with profile(activities=[ProfilerActivity.CPU]) as profiler, record_function("other"):
         for _ in range(rollouts):
