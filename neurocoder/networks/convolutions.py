@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from neurocoder.networks import conv_pool_relu as one_channel
 from neurocoder.networks.pool_relu import pool_relu, pool_relu_backward
 
-TOGETHER = 80  # frames whose gradient is computed together; more are not faster and take memory
+TOGETHER = 32  # frames whose gradient is computed together: more gain less than the copies cost
 
 
 class Activations(NamedTuple):
@@ -100,13 +100,18 @@ def _gradients(
     gradient = gradient.unflatten(1, output.shape[1:]).to(output.dtype)
     gradients: list[Tensor] = []  # of the last bias, the last weight and so on
     for layer in reversed(range(len(paddings))):
-        x = torch.cat([one.inputs[layer] for one in played])
-        chosen = torch.cat([one.chosen[layer] for one in played])
+        x = _joined([one.inputs[layer] for one in played])
+        chosen = _joined([one.chosen[layer] for one in played])
         gradient, d_weight, d_bias = _backward(
             gradient, chosen, x, parameters[2 * layer], paddings[layer], layer
         )
         gradients += [d_bias, d_weight]
     return gradients[::-1]
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    """One after the other; of one alone no copy."""
+    return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
 
 
 def _backward(
