@@ -37,7 +37,7 @@ def conv_pool_relu_backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradient of the output -> in fp32 that of the weight (C, 1, K, K) and that of the bias (C,)."""
     (N, _, H, W), C, K = x.shape, gradient.shape[1], kernel
-    gradient = gradient.contiguous(memory_format=torch.channels_last)
+    x, gradient = x.contiguous(), gradient.contiguous(memory_format=torch.channels_last)
     d_taps, d_bias = x.new_empty((N, K * K, C)), x.new_empty((N, C))
     arguments = address(gradient), address(chosen), C, address(d_taps), address(d_bias)
     backward = compiled.function(SOURCE, "backward", gradient.dtype)

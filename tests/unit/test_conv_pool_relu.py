@@ -117,6 +117,14 @@ def test_what_the_compiled_code_cannot_take_is_not_given_to_it(x, conv):
 
 
 @needs_compiler
+def test_frames_in_another_memory_layout_are_taken_as_well():
+    x, conv, gradient = random(2, 1, 10, 14).transpose(2, 3), convolution(), random(2, 32, 7, 5)
+    assert not x.is_contiguous()
+    pairs = zip(ours(x, conv, gradient=gradient), ours(x.contiguous(), conv, gradient=gradient), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+
+
+@needs_compiler
 def test_no_frames_give_no_maps():
     assert ours(random(0, 1, 80, 80), convolution()).shape == (0, 32, 40, 40)
 

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from neurocoder import compiled
 from neurocoder.networks import conv_pool_relu, convolutions, pool_relu
 from neurocoder.networks.conv_lstm import ConvLSTM
 from neurocoder.networks.convolutions import Activations, activations, features
@@ -16,6 +17,8 @@ def way(request, monkeypatch) -> None:
     if request.param == "torch":
         monkeypatch.setattr(conv_pool_relu, "usable", lambda *_: False)
         monkeypatch.setattr(pool_relu, "usable", lambda _: False)
+    elif compiled.library(conv_pool_relu.SOURCE) is None:
+        pytest.skip("no C++ compiler, or NEUROCODER_FUSED=0")
 
 
 def small_network(dtype=torch.float32) -> list[nn.Conv2d]:
