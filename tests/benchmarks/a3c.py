@@ -84,9 +84,10 @@ def by_turns(
 ) -> dict[str, list[Trained]]:
     """One run of one window for each, round after round: what the machine does meanwhile falls on all of them."""
     runs: dict[str, list[Trained]] = {name: [] for name in configs}
-    for _ in range(windows):
+    for number in range(1, windows + 1):
         for name, config in configs.items():
             runs[name].append(train(config, windows=1, seconds=seconds, warm_up=warm_up))
+            print(f"    round {number}: {name} {runs[name][-1].speed[0]:.1f}", flush=True)
     return runs
 
 
@@ -248,15 +249,20 @@ def main() -> None:
         "against the classic worker": a3c / speed["classic worker, 1 game"],
         "of the bound": a3c / bound,
     }
-    for head in HEADS[1:]:  # within a round
-        each = [run.speed[0] / plain.speed[0] for run, plain in zip(runs[head], runs["mlp"], strict=True)]
-        ratios[f"head {head} against mlp"] = float(np.median(each))
+    rounds = {
+        f"head {head} against mlp": [
+            run.speed[0] / plain.speed[0] for run, plain in zip(runs[head], runs["mlp"], strict=True)
+        ]
+        for head in HEADS[1:]
+    }
+    ratios |= {name: float(np.median(of_rounds)) for name, of_rounds in rounds.items()}
     if stock := [rate for name, rate in speed.items() if name.startswith("RLlib")]:
         ratios["against RLlib's best IMPALA"] = a3c / max(stock)
-    results["ratios"] = ratios
+    results |= {"ratios": ratios, "ratios_of_rounds": rounds}
     print()
     for name, ratio in ratios.items():
-        print(f"  {name:32} {ratio:6.2f}")
+        spread = f" [{min(rounds[name]):.2f}, {max(rounds[name]):.2f}]" if name in rounds else ""
+        print(f"  {name:32} {ratio:6.2f}{spread}")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(results, indent=2))
 
