@@ -71,7 +71,7 @@ class NeurocoderLinear(nn.Module):
         beta: inverse temperature on the cosine similarity. None takes the released code's, 10 / K with the recurrent
             controller and 1 / K with the linear one: there the norms are multiplied by a product over K equal columns,
             which divides the cosine by K. Presumably 10 and 1 are meant. At 1 / K attention is nearly uniform whatever is
-            learnt, at 10 sharp; the commands take 10 with both controllers.
+            learnt, at 10 sharp.
         learn_beta: beta is only where a learnt inverse temperature starts.
         controller_features: width of an input of its own for the controller: call `layer(x, z)`. None: it sees x.
         projection: the controller sees its input through a fixed random projection to this width. (To have the whole layer
