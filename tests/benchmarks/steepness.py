@@ -1,0 +1,97 @@
+"""How steep an actor's output layer is: singular values of the logits' derivative by the LSTM's output, and how far one step of Adam
+moves the policy.
+
+    python -m tests.benchmarks.steepness                  fresh layers: the plain head, and Neurocoder's at several settings
+    python -m tests.benchmarks.steepness CHECKPOINT ...   saved policies of A3C, over one game that each plays
+
+What all logits have in common is taken out first, since the policy does not see it: of A actions, A - 1 directions are left.
+"""
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from agents.a3c.evaluation import play
+from agents.layer_settings import NeurocoderSettings
+from envs.atari import resolve
+from launch.a3c_checkpoints import to_policy
+from launch.checkpoints import load_checkpoint
+from neurocoder import output_layer
+
+FEATURES, ACTIONS, INPUTS = 512, 6, 80
+LAYERS = 20  # of each kind, for medians
+LEARNING_RATE = 5e-4
+
+
+def singular_values(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """Of the centred derivative of layer(inputs), inputs (B, d): the median over B, (A - 1,), largest first."""
+    inputs = inputs.detach().requires_grad_()
+    outputs = layer(inputs)
+    rows = [torch.autograd.grad(logit.sum(), inputs, retain_graph=True)[0] for logit in outputs.unbind(1)]
+    derivative = torch.stack(rows, dim=1)  # (B, A, d)
+    return torch.linalg.svdvals(derivative - derivative.mean(dim=1, keepdim=True)).median(dim=0).values[:-1]
+
+
+def first_step(layer: nn.Module, inputs: Tensor) -> float:
+    """KL divergence, in nats, of the policy before from that after a step of Adam on random advantages; it changes the layer."""
+    optimizer = torch.optim.Adam(layer.parameters(), lr=LEARNING_RATE)
+    before = layer(inputs).log_softmax(dim=-1)
+    action = torch.multinomial(before.detach().exp(), 1)
+    (-before.gather(1, action) * torch.randn_like(action, dtype=before.dtype)).mean().backward()
+    optimizer.step()
+    with torch.no_grad():
+        after = layer(inputs).log_softmax(dim=-1)
+        return (before.exp() * (before - after)).sum(dim=-1).mean().item()
+
+
+def fresh_layers() -> None:
+    kinds = {"mlp": output_layer("mlp")}
+    for beta in (1.0, 3.0, 10.0):
+        for gain in (1.0, 0.3, 0.1):
+            settings = asdict(NeurocoderSettings(beta=beta, gain=gain))
+            kinds[f"neurocoder, beta {beta:g}, gain {gain:g}"] = output_layer("neurocoder", **settings)
+    for name, build in kinds.items():
+        torch.manual_seed(0)
+        values, divergences = [], []
+        for _ in range(LAYERS):
+            layer = build(FEATURES, ACTIONS)
+            inputs = 0.3 * torch.tanh(torch.randn(INPUTS, FEATURES) + torch.randn(FEATURES))
+            values.append(singular_values(layer, inputs))
+            divergences.append(first_step(layer, inputs))
+        show(name, torch.stack(values).median(dim=0).values)
+        print(f"    first step of Adam: KL {torch.tensor(divergences).median():.1e}", flush=True)
+
+
+def saved_policies(checkpoints: Iterable[Path]) -> None:
+    torch.set_num_threads(1)
+    for checkpoint in checkpoints:
+        network, config = to_policy(load_checkpoint(checkpoint))
+        hidden: list[Tensor] = []
+        hook = network.actor.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))  # noqa: B023
+        play(network, resolve(config.env), episodes=1, seed=1)
+        hook.remove()
+        show(f"{checkpoint}, {config.head}", singular_values(network.actor, torch.cat(hidden)))
+
+
+def show(name: str, values: Tensor) -> None:
+    print(f"{name}: singular values {' '.join(f'{value:.2f}' for value in values.tolist())}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoints", nargs="*", type=Path)
+    checkpoints = parser.parse_args().checkpoints
+    if checkpoints:
+        saved_policies(checkpoints)
+    else:
+        fresh_layers()
+
+
+if __name__ == "__main__":
+    main()
