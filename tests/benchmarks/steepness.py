@@ -8,6 +8,7 @@ What all logits have in common is taken out first, since the policy does not see
 """
 
 import argparse
+import itertools
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -50,10 +51,10 @@ def first_step(layer: nn.Module, inputs: Tensor) -> float:
 
 def fresh_layers() -> None:
     kinds = {"mlp": output_layer("mlp")}
-    for beta in (1.0, 3.0, 10.0):
-        for gain in (1.0, 0.3, 0.1):
-            settings = asdict(NeurocoderSettings(beta=beta, gain=gain))
-            kinds[f"neurocoder, beta {beta:g}, gain {gain:g}"] = output_layer("neurocoder", **settings)
+    for heads, beta, gain in itertools.product((15, 5), (1.0, 3.0, 10.0), (1.0, 0.3)):
+        settings = asdict(NeurocoderSettings(heads=heads, beta=beta, gain=gain))
+        name = f"neurocoder, {heads} heads, beta {beta:g}, gain {gain:g}"
+        kinds[name] = output_layer("neurocoder", **settings)
     for name, build in kinds.items():
         torch.manual_seed(0)
         values, divergences = [], []

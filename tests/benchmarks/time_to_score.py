@@ -25,14 +25,17 @@ from launch.checkpoints import list_checkpoints, load_checkpoint
 from launch.evaluate import evaluate
 from tests.benchmarks.measure import machine
 
-LAST_GAMES = 30  # of training, whose mean says when to stop
-BEHIND = 8.0  # they lag: from so far below the score on, a checkpoint may already reach it
+STOP_AFTER = 30  # last training games, whose mean says when to stop
+LAST_GAMES, BEHIND = (
+    10,
+    8.0,
+)  # a checkpoint is played with whose last games are at most so far below the score: they lag
 
 
-def recent_mean(checkpoint: Path) -> float:
-    """Of the last training games before it; -inf if there are fewer."""
-    games = load_checkpoint(checkpoint).state["recent_returns"][-LAST_GAMES:]
-    return float(np.mean(games)) if len(games) == LAST_GAMES else -np.inf
+def recent_mean(checkpoint: Path, games: int) -> float:
+    """Of so many last training games before it; -inf if there are fewer."""
+    returns = load_checkpoint(checkpoint).state["recent_returns"][-games:]
+    return float(np.mean(returns)) if len(returns) == games else -np.inf
 
 
 def train(command: list[str], run: Path, score: float) -> float:
@@ -47,7 +50,7 @@ def train(command: list[str], run: Path, score: float) -> float:
                 newest = next(iter(list_checkpoints(run / "checkpoints")), None)
                 if newest != seen and newest is not None:
                     seen = newest
-                    if recent_mean(newest) >= score:
+                    if recent_mean(newest, STOP_AFTER) >= score:
                         break
         finally:
             if process.poll() is None:
@@ -74,7 +77,7 @@ def figures(run: Path, began: float, score: float) -> dict[str, Any]:
     """How long a run took to the score; if it never reached it, those of its last checkpoint, with
     the mean of its last training games."""
     checkpoints = list_checkpoints(run / "checkpoints")[::-1]
-    means = {path: recent_mean(path) for path in checkpoints}
+    means = {path: recent_mean(path, LAST_GAMES) for path in checkpoints}
     near = [path for path in checkpoints if means[path] >= score - BEHIND]
     found = first_to_reach(score, near, lambda path: evaluate(path, episodes=10)["mean"])
     checkpoint, mean = found or (checkpoints[-1], means[checkpoints[-1]])
