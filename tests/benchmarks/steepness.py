@@ -20,8 +20,10 @@ from agents.a3c.evaluation import play
 from agents.layer_settings import NeurocoderSettings
 from envs.atari import resolve
 from launch.a3c_checkpoints import to_policy
-from launch.checkpoints import load_checkpoint
+from launch.checkpoints import CheckpointError, load_checkpoint
+from launch.command_line import fail
 from neurocoder import output_layer
+from neurocoder.networks.conv_lstm import ConvLSTM
 
 FEATURES, ACTIONS, INPUTS = 512, 6, 80
 LAYERS = 20  # of each kind, for medians
@@ -71,11 +73,17 @@ def saved_policies(checkpoints: Iterable[Path]) -> None:
     torch.set_num_threads(1)
     for checkpoint in checkpoints:
         network, config = to_policy(load_checkpoint(checkpoint))
-        hidden: list[Tensor] = []
-        hook = network.actor.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))  # noqa: B023
-        play(network, resolve(config.env), episodes=1, seed=1)
-        hook.remove()
-        show(f"{checkpoint}, {config.head}", singular_values(network.actor, torch.cat(hidden)))
+        values = singular_values(network.actor, actor_inputs(network, config.env))
+        show(f"{checkpoint}, {config.head}", values)
+
+
+def actor_inputs(network: ConvLSTM, env: str) -> Tensor:
+    """What the LSTM gives out in one game, (steps, 512)."""
+    hidden: list[Tensor] = []
+    hook = network.actor.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
+    play(network, resolve(env), episodes=1, seed=1)
+    hook.remove()
+    return torch.cat(hidden)
 
 
 def show(name: str, values: Tensor) -> None:
@@ -88,10 +96,13 @@ def main() -> None:
     )
     parser.add_argument("checkpoints", nargs="*", type=Path)
     checkpoints = parser.parse_args().checkpoints
-    if checkpoints:
-        saved_policies(checkpoints)
-    else:
+    if not checkpoints:
         fresh_layers()
+        return
+    try:
+        saved_policies(checkpoints)
+    except CheckpointError as error:
+        fail(error)
 
 
 if __name__ == "__main__":

@@ -26,10 +26,8 @@ from launch.evaluate import evaluate
 from tests.benchmarks.measure import machine
 
 STOP_AFTER = 30  # last training games, whose mean says when to stop
-LAST_GAMES, BEHIND = (
-    10,
-    8.0,
-)  # a checkpoint is played with whose last games are at most so far below the score: they lag
+LAST_GAMES = 10  # of training, whose mean says which checkpoints to play with
+BEHIND = 8.0  # they lag: from so far below the score on, a checkpoint may already reach it
 
 
 def recent_mean(checkpoint: Path, games: int) -> float:
