@@ -32,8 +32,7 @@ venv: .venv/installed
 
 # Three minutes on two cores with bf16, ten on old ones: enough to see everything at work, too few to play well.
 train: .venv/installed
-	$(BIN)/python -m launch.train --env Pong --head neurocoder --neurocoder.gain 0.1 --neurocoder.orthogonality-weight 0.001 \
-		--workers 2 --envs-per-worker 4 --optimizer adam --learning-rate 6e-4 --gae-lambda 0.95 --entropy-weight 0.003 --total-steps 120_000
+	$(BIN)/python -m launch.train --preset two-cores --env Pong --head neurocoder --total-steps 120_000
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest --quiet

@@ -59,6 +59,10 @@ class RunArguments:
     evaluate_episodes: int = 10
     """Full games to play with the last checkpoint when training is done; 0 for none."""
 
+    def defaults(self) -> Self:
+        """What a new run has where no flag says otherwise. ValueError, in one line, if that cannot be told."""
+        return type(self)()
+
     def check(self) -> None:
         """ValueError, in one line, for a setting out of range."""
         self.config.check()
@@ -97,16 +101,17 @@ class Command:
         """The arguments, checked; with --resume, the run's own settings are the defaults."""
         arguments = tyro.cli(kind, args=argv, prog=self.program, description=description)
         try:
-            if arguments.resume is not None:
-                saved = self._saved(arguments, arguments.resume)
-                arguments = tyro.cli(
-                    kind, args=argv, default=saved, prog=self.program, description=description
-                )
+            resume = arguments.resume
+            defaults = arguments.defaults() if resume is None else self._saved(arguments, resume)
+            arguments = tyro.cli(
+                kind, args=argv, default=defaults, prog=self.program, description=description
+            )
+            if resume is not None:
                 for name in self.fixed:
-                    before, now = getattr(saved.config, name), getattr(arguments.config, name)
+                    before, now = getattr(defaults.config, name), getattr(arguments.config, name)
                     if before != now:
                         raise ValueError(
-                            f"{arguments.resume}: its run has {name} {before!r}, not {now!r}; start a new run"
+                            f"{resume}: its run has {name} {before!r}, not {now!r}; start a new run"
                         )
             arguments.check()
         except ValueError as error:

@@ -19,6 +19,7 @@ from typing import Any
 import tyro
 
 from agents.a3c.config import A3CConfig
+from agents.a3c.presets import preset
 from agents.errors import TrainingError
 from agents.layer_settings import check_at_least, flag
 from envs.atari import resolve
@@ -39,7 +40,9 @@ class Arguments:
     head: str = "mlp,neurocoder"
     """Heads, separated by commas: mlp, hypernet, neurocoder."""
     lr: str | None = None
-    """Learning rates, separated by commas; launch.train's if not given."""
+    """Learning rates, separated by commas; the preset's if not given."""
+    preset: str = "paper"
+    """Settings where no flag gives one: paper or two-cores, as for launch.train."""
     seeds: int = 3
     """Runs of each combination, with seeds from --first-seed on."""
     first_seed: int = 1
@@ -114,7 +117,7 @@ def expand(arguments: Arguments, rest: list[str]) -> dict[str, A3CConfig]:
     Args:
         rest: the flags that hold for every run.
     """
-    common = tyro.cli(A3CConfig, args=rest, prog=PROGRAM)
+    common = tyro.cli(A3CConfig, args=rest, default=preset(arguments.preset), prog=PROGRAM)
     if common.seed != A3CConfig.seed:
         raise ValueError(f"--seed {common.seed}: a sweep has --seeds from --first-seed on; give those")
     if common.workers == "auto":

@@ -7,13 +7,14 @@ frames. Ctrl-C or SIGTERM ends a run with a last checkpoint; --resume continues 
 """
 
 import sys
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Self
 
 import tyro
 
 from agents.a3c import start_training
 from agents.a3c.config import A3CConfig
+from agents.a3c.presets import preset
 from launch.atari_run import Command, RunArguments
 from launch.command_line import fail, require_gpu
 
@@ -21,6 +22,18 @@ from launch.command_line import fail, require_gpu
 @dataclass(frozen=True)
 class Arguments(RunArguments):
     config: Annotated[A3CConfig, tyro.conf.arg(name="")] = field(default_factory=A3CConfig)
+    preset: str = "paper"
+    """Settings where no flag gives one: the paper's (paper), or what learns Pong soonest on two cores (two-cores)."""
+
+    def defaults(self) -> Self:
+        return replace(super().defaults(), config=preset(self.preset))
+
+    def check(self) -> None:
+        super().check()
+        if self.resume is not None and self.preset != Arguments.preset:
+            raise ValueError(
+                f"--preset {self.preset}: a resumed run has its own settings; leave it out beside --resume"
+            )
 
 
 COMMAND = Command(

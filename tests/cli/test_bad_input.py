@@ -13,6 +13,7 @@ MISTAKES = {
         "unknown game": (["--env", "Seaqest"], "near names: Seaquest"),
         "random frame skip": (["--env", "Seaquest-v4"], "ALE/<Game>-v5"),
         "unknown head": (["--head", "neurocodr"], "did you mean neurocoder?"),
+        "unknown preset": (["--preset", "two-core"], "--preset 'two-core' .* (did you mean two-cores?)"),
         "negative workers": (["--workers", "-1"], "--workers is -1; it must be 0 or more"),
         "no games": (["--envs-per-worker", "0"], "--envs-per-worker is 0"),
         "no steps": (["--total-steps", "0"], "--total-steps is 0"),
@@ -46,6 +47,7 @@ MISTAKES = {
     "sweep": {
         "unknown game": (["--env", "Pongg"], "near names: Pong"),
         "unknown head": (["--head", "mpl"], "mlp"),
+        "unknown preset": (["--preset", "papr"], "--preset 'papr' .* (did you mean paper?)"),
         "learning rate that is no number": (["--lr", "fast"], "--lr fast"),
         "zero learning rate": (["--lr", "0"], "--learning-rate is 0"),
         "no seeds": (["--seeds", "0"], "--seeds is 0"),

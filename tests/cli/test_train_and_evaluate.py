@@ -129,6 +129,12 @@ def test_a_run_is_not_resumed_with_another_head(trained):
     assert "'neurocoder'" in line and "'mlp'" in line
 
 
+def test_a_run_is_not_resumed_with_a_preset(trained):
+    folder, _ = trained
+    line = refusal("train", "--resume", folder, "--preset", "two-cores")
+    assert "--preset two-cores: a resumed run has its own settings" in line
+
+
 @pytest.mark.parametrize(
     "workers, number, status",
     [(0, signal.SIGTERM, 143), (2, signal.SIGINT, 130)],
