@@ -30,7 +30,7 @@ venv: .venv/installed
 	$(BIN)/pip install --quiet --requirement requirements-dev.txt
 	@touch $@
 
-# Three minutes on two cores with bf16, ten on old ones: enough to see everything at work, too few to play well.
+# Three to five minutes on two cores with bf16, ten on old ones: enough to see everything at work, too few to play well.
 train: .venv/installed
 	$(BIN)/python -m launch.train --preset two-cores --env Pong --head neurocoder --total-steps 120_000
 

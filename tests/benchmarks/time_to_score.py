@@ -1,7 +1,7 @@
 """Wall clock until an A3C run plays Pong to a mean of 18: from the start of `launch.train`, the start of Ray and all checkpoints
 included, to a checkpoint that plays so well.
 
-    python -m tests.benchmarks.time_to_score --seeds 3 --run-dir R -- --workers 2 --optimizer adam
+    python -m tests.benchmarks.time_to_score --seeds 3 --run-dir R -- --preset two-cores
 
 What stands behind -- are settings of launch.train. A run is stopped when its last training games are past the score. Then its
 checkpoints are played with, oldest first, 10 full games with sampled actions each; the first that reaches the score counts. Figures
