@@ -99,7 +99,9 @@ class Command:
 
     def parse(self, kind: type[Arguments], argv: list[str], description: str | None) -> Arguments:
         """The arguments, checked; with --resume, the run's own settings are the defaults."""
-        arguments = tyro.cli(kind, args=argv, prog=self.program, description=description)
+        arguments, _ = tyro.cli(  # for the defaults alone: what is wrong, and --help, is the second one's
+            kind, args=argv, prog=self.program, add_help=False, return_unknown_args=True
+        )
         try:
             resume = arguments.resume
             defaults = arguments.defaults() if resume is None else self._saved(arguments, resume)

@@ -1,5 +1,7 @@
 from dataclasses import replace
 
+import pytest
+
 from agents.a3c.config import A3CConfig
 from agents.a3c.presets import preset
 from launch import sweep, train
@@ -19,6 +21,13 @@ def test_a_flag_overrides_what_the_preset_says_and_nothing_beside_it():
     config = parsed("--neurocoder.slots", "7", "--preset", "two-cores", "--learning-rate", "0.25", "--anneal")
     neurocoder = replace(two_cores.neurocoder, slots=7)
     assert config == replace(two_cores, neurocoder=neurocoder, learning_rate=0.25, anneal=True)
+
+
+def test_help_beside_a_preset_shows_what_that_preset_has(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parsed("--preset", "two-cores", "--help")
+    assert stopped.value.code == 0
+    assert f"(default: {preset('two-cores').learning_rate})" in capsys.readouterr().out
 
 
 def test_every_run_of_a_sweep_has_the_preset_but_for_what_the_sweep_is_over():
