@@ -35,8 +35,8 @@ class A3CConfig(ActorCriticConfig):
     life_loss_terminates: bool = True
     """In training, losing a life ends the episode for the learner, while the game goes on."""
 
-    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
-    """Shared statistics: RMSProp as in Mnih et al. 2016, or Adam."""
+    optimizer: Literal["rmsprop", "adam", "amsgrad"] = "rmsprop"
+    """Shared statistics: RMSProp as in Mnih et al. 2016, Adam, or AMSGrad (Reddi et al. 2018), whose steps shrink with the gradients."""
     anneal: bool = True
     """Lower the learning rate linearly to 0 over total_steps."""
     anneal_entropy: bool = False
@@ -46,7 +46,7 @@ class A3CConfig(ActorCriticConfig):
     rmsprop_epsilon: float = 0.1
     """Added to the statistics under the root (Mnih et al. 2016)."""
     adam_epsilon: float = 1e-5
-    """Adam's epsilon."""
+    """Epsilon of Adam and AMSGrad."""
 
     max_restarts: int = 5
     """How often in a row a worker may die without a push in between before the run ends."""
@@ -71,7 +71,7 @@ class A3CConfig(ActorCriticConfig):
         for name in ("gae_lambda", "rmsprop_decay"):
             check_fraction(name, getattr(self, name))
         check_known("head_on", self.head_on, ("actor", "critic", "both"))
-        check_known("optimizer", self.optimizer, ("rmsprop", "adam"))
+        check_known("optimizer", self.optimizer, ("rmsprop", "adam", "amsgrad"))
         check_known("precision", self.precision, ("auto", "fp32", "bf16"))
         if self.deterministic and self.workers:
             raise ValueError(

@@ -35,4 +35,10 @@ def build_optimizer(config: A3CConfig, parameter: nn.Parameter) -> torch.optim.O
         return SharedRMSProp(
             [parameter], lr=config.learning_rate, decay=config.rmsprop_decay, epsilon=config.rmsprop_epsilon
         )
-    return torch.optim.Adam([parameter], lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
+    return torch.optim.Adam(
+        [parameter],
+        lr=config.learning_rate,
+        eps=config.adam_epsilon,
+        amsgrad=config.optimizer == "amsgrad",
+        fused=True,
+    )

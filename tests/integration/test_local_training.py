@@ -14,7 +14,7 @@ from launch import a3c_checkpoints
 from launch.checkpoints import CheckpointError, load_checkpoint
 
 STEPS = 2 * 3  # of an update
-OPTIMIZERS = ("rmsprop", "adam")
+OPTIMIZERS = ("rmsprop", "adam", "amsgrad")
 
 
 @pytest.fixture(autouse=True)

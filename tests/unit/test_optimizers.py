@@ -86,13 +86,18 @@ def test_every_update_is_made_with_the_annealed_rate_of_its_time():
     assert owner.flat.detach()[shown].tolist() == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
-@pytest.mark.parametrize("head", ["mlp", "neurocoder"])
-def test_adam_on_the_flat_vector_equals_torchs_adam_on_the_separate_parameters(head):
-    config = A3CConfig(head=head, optimizer="adam", total_steps=100, seed=5)
+@pytest.mark.parametrize(("head", "optimizer"), [("mlp", "adam"), ("neurocoder", "adam"), ("mlp", "amsgrad")])
+def test_an_optimizer_of_torch_moves_the_flat_vector_as_it_moves_the_separate_parameters(head, optimizer):
+    config = A3CConfig(head=head, optimizer=optimizer, total_steps=100, seed=5)
     owner = ParameterOwner(config)
     torch.manual_seed(5)
     network = build_policy(config, ACTIONS)
-    reference = torch.optim.Adam(network.parameters(), lr=config.learning_rate, eps=config.adam_epsilon)
+    reference = torch.optim.Adam(
+        network.parameters(),
+        lr=config.learning_rate,
+        eps=config.adam_epsilon,
+        amsgrad=optimizer == "amsgrad",
+    )
     start = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
 
     carrier = build_policy(config, ACTIONS)  # holds a gradient both as one vector and parameter by parameter
