@@ -26,7 +26,7 @@ from agents.ray_cluster import check_room, connect
 from agents.rllib import LEARNERS, NeurocoderRLModule
 from agents.rllib_config import RLlibConfig
 from envs.atari import Episode, resolve
-from envs.atari_game import AtariGame
+from envs.atari_gymnasium import AtariGame
 
 CONFIGS: dict[str, type[AlgorithmConfig]] = {"impala": IMPALAConfig, "appo": APPOConfig, "ppo": PPOConfig}
 MODULE = "default_policy"

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self, TypeVar
 import tyro
 
 from agents.a3c.config import A3CConfig
+from agents.runs.checkpoints import list_checkpoints, load_newest
+from agents.runs.folder import RunFolder, default_run_path, software_versions, write_json_atomically
 from envs.atari import AtariSettings, resolve
-from launch.checkpoints import list_checkpoints, load_newest
 from launch.command_line import Interruption, check_address, fail
-from launch.run_folder import RunFolder, default_run_path, software_versions, write_json_atomically
 
 if TYPE_CHECKING:  # torch takes seconds to import, and bad input is refused before
     from agents.a3c.parameter_owner import Snapshot
@@ -153,8 +153,8 @@ class Command:
     ) -> int:
         """Runs training to its end or to a signal, and plays with the result."""
         from agents.errors import TrainingError
+        from agents.runs.recorder import Recorder
         from launch.evaluate import evaluate, show
-        from launch.recorder import Recorder
 
         print(f"run folder {folder.path}   curves: tensorboard --logdir {folder.path.parent}")
         print(f"one step is {resolve(config.env).frame_skip} emulator frames", flush=True)
@@ -212,7 +212,7 @@ def restore(folder: RunFolder, total_steps: int) -> "Snapshot":
         raise ValueError(
             f"--resume {folder.path}: it has no checkpoint yet; start it anew, with --run-dir {folder.path}"
         )
-    from launch.a3c_checkpoints import to_snapshot
+    from agents.runs.snapshots import to_snapshot
 
     snapshot = to_snapshot(load_newest(folder.checkpoints, warn=_warn))
     if snapshot.env_steps >= total_steps:

@@ -16,6 +16,7 @@ import tyro
 
 from agents.continual.config import BENCHMARKS, ContinualConfig, ContinualSettings, preset
 from agents.layer_settings import check_at_least, check_known
+from agents.runs.folder import default_run_path
 from envs.images import data_folder, ensure_files
 from launch.command_line import fail
 from launch.experiment import (
@@ -26,7 +27,6 @@ from launch.experiment import (
     seed_range,
     with_given_settings,
 )
-from launch.run_folder import default_run_path
 
 PROGRAM = "python -m launch.continual"
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from agents.continual.config import BENCHMARKS
 from agents.continual.tasks import CLASSES_PER_TASK, Split, TaskStream, mnist_features, split_tasks
+from agents.runs.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from envs import images
-from launch.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from neurocoder.networks.resnet import ResNet18, ResNet18Trunk
 
 OFFICIAL = "resnet18-f37072fd.pth"  # torchvision's, ImageNet; the name begins with its SHA-256 as torch.hub names files

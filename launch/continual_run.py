@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agents.continual.config import BENCHMARKS, ContinualConfig
 from agents.continual.training import ContinualTraining, Snapshot
-from launch.checkpoints import (
+from agents.runs.checkpoints import (
     Checkpoint,
     CheckpointError,
     list_checkpoints,
@@ -18,9 +18,9 @@ from launch.checkpoints import (
     prune_checkpoints,
     save_checkpoint,
 )
+from agents.runs.folder import RunFolder, write_json_atomically
 from launch.continual_data import cifar_features, load_stream
 from launch.grid import RESULT, Tell
-from launch.run_folder import RunFolder, write_json_atomically
 from neurocoder.counts import parameter_count
 
 

@@ -15,11 +15,11 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from agents.runs.checkpoints import MANIFEST, CheckpointError, best_checkpoint, list_checkpoints
+from agents.runs.score_statistics import interquartile_mean, stratified_bootstrap_interval
 from envs.atari import resolve
 from envs.atari_scores import human_normalised_score
-from launch.checkpoints import MANIFEST, CheckpointError, best_checkpoint, list_checkpoints
 from launch.command_line import fail
-from launch.score_statistics import interquartile_mean, stratified_bootstrap_interval
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ def evaluate(
     import torch
 
     from agents.a3c.evaluation import play
-    from launch.a3c_checkpoints import to_policy
-    from launch.checkpoints import load_checkpoint
+    from agents.runs.checkpoints import load_checkpoint
+    from agents.runs.snapshots import to_policy
 
     torch.set_num_threads(1)  # small batches; a second thread fights with a training run on the same machine
     loaded = load_checkpoint(checkpoint)

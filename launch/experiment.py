@@ -18,9 +18,9 @@ import tyro
 
 from agents.errors import TrainingError
 from agents.layer_settings import LayerSettings, check_at_least, check_known, check_not_negative
+from agents.runs.folder import RunFolder, software_versions, write_json_atomically
 from launch.command_line import Interruption, check_address, fail, has_gpu, require_gpu
 from launch.grid import RESULT, Execute, run_here, run_on_ray
-from launch.run_folder import RunFolder, software_versions, write_json_atomically
 
 Config = TypeVar("Config", bound=LayerSettings)
 

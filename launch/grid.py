@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agents.errors import TrainingError
-from launch.checkpoints import list_checkpoints
+from agents.runs.checkpoints import list_checkpoints
+from agents.runs.folder import write_json_atomically
 from launch.command_line import Interruption
-from launch.run_folder import write_json_atomically
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle

@@ -15,6 +15,7 @@ from typing import Annotated
 import tyro
 
 from agents.layer_settings import check_positive
+from agents.runs.folder import default_run_path
 from agents.supervised.config import IMAGES, NETWORKS, SupervisedConfig, SupervisedSettings
 from agents.supervised.presets import preset
 from envs.images import data_folder, ensure_files
@@ -27,7 +28,6 @@ from launch.experiment import (
     seed_range,
     with_given_settings,
 )
-from launch.run_folder import default_run_path
 
 PROGRAM = "python -m launch.supervised"
 

@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.supervised.config import SupervisedConfig
-from agents.supervised.training import Record, Snapshot, SupervisedTraining, best
-from launch.checkpoints import (
+from agents.runs.checkpoints import (
     Checkpoint,
     CheckpointError,
     list_checkpoints,
@@ -18,9 +16,11 @@ from launch.checkpoints import (
     prune_checkpoints,
     save_checkpoint,
 )
+from agents.runs.folder import RunFolder, software_versions, write_json_atomically
+from agents.runs.progress import clock
+from agents.supervised.config import SupervisedConfig
+from agents.supervised.training import Record, Snapshot, SupervisedTraining, best
 from launch.grid import RESULT, Tell
-from launch.progress import clock
-from launch.run_folder import RunFolder, software_versions, write_json_atomically
 
 KEEP = 2  # newest checkpoints, beside the best
 

@@ -22,13 +22,13 @@ from agents.a3c.config import A3CConfig
 from agents.a3c.presets import preset
 from agents.errors import TrainingError
 from agents.layer_settings import check_at_least, flag
+from agents.runs.score_statistics import interquartile_mean, stratified_bootstrap_interval
 from envs.atari import resolve
 from envs.atari_scores import human_normalised_score
 from launch.atari_run import KEPT
 from launch.command_line import Interruption, check_address, fail
 from launch.experiment import make_runs, resumed_runs, seed_range
 from launch.grid import RESULT
-from launch.score_statistics import interquartile_mean, stratified_bootstrap_interval
 
 PROGRAM = "python -m launch.sweep"
 

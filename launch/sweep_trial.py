@@ -10,12 +10,12 @@ from ray import tune
 from agents.a3c import start_training
 from agents.a3c.config import A3CConfig
 from agents.errors import TrainingError
-from launch.a3c_checkpoints import to_snapshot
-from launch.checkpoints import list_checkpoints, load_newest
+from agents.runs.checkpoints import list_checkpoints, load_newest
+from agents.runs.folder import RunFolder, write_json_atomically
+from agents.runs.recorder import Recorder
+from agents.runs.snapshots import to_snapshot
 from launch.evaluate import evaluate
 from launch.grid import RESULT
-from launch.recorder import Recorder
-from launch.run_folder import RunFolder, write_json_atomically
 
 SECONDS = 10.0  # between two reports to Tune
 

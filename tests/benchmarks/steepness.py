@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from agents.a3c.evaluation import play
 from agents.layer_settings import NeurocoderSettings
+from agents.runs.checkpoints import CheckpointError, load_checkpoint
+from agents.runs.snapshots import to_policy
 from envs.atari import resolve
-from launch.a3c_checkpoints import to_policy
-from launch.checkpoints import CheckpointError, load_checkpoint
 from launch.command_line import fail
 from neurocoder import output_layer
 from neurocoder.networks.conv_lstm import ConvLSTM

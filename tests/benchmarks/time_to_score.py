@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from launch.checkpoints import list_checkpoints, load_checkpoint
+from agents.runs.checkpoints import list_checkpoints, load_checkpoint
 from launch.evaluate import evaluate
 from tests.benchmarks.measure import machine
 

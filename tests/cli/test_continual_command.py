@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from agents.continual.config import ContinualConfig, preset
-from launch.checkpoints import list_checkpoints, load_newest
+from agents.runs.checkpoints import list_checkpoints, load_newest
 from launch.continual import main
 from launch.continual_results import conclude
 from launch.continual_run import execute

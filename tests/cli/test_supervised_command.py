@@ -13,9 +13,9 @@ import pytest
 import torch
 from matplotlib import pyplot
 
+from agents.runs.checkpoints import list_checkpoints, load_newest
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.presets import preset
-from launch.checkpoints import list_checkpoints, load_newest
 from launch.supervised_results import draw
 from launch.supervised_results import finished as finished_runs
 from tests import commands

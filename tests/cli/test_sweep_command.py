@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch.checkpoints import list_checkpoints
+from agents.runs.checkpoints import list_checkpoints
 from launch.sweep import table
 from tests.commands import refusal, start, wait_for
 

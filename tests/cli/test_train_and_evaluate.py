@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch.checkpoints import list_checkpoints, load_newest
+from agents.runs.checkpoints import list_checkpoints, load_newest
 from tests.commands import curves, finished, refusal, start, wait_for
 
 TAGS = {

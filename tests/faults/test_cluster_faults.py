@@ -16,7 +16,7 @@ from ray.cluster_utils import Cluster
 
 from agents.a3c import start_training
 from agents.a3c.config import A3CConfig
-from launch.checkpoints import list_checkpoints, load_newest
+from agents.runs.checkpoints import list_checkpoints, load_newest
 from tests.commands import ROOT, wait_for
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch.checkpoints import list_checkpoints, load_checkpoint, load_newest
+from agents.runs.checkpoints import list_checkpoints, load_checkpoint, load_newest
 from tests import commands
 from tests.commands import curves, wait_for
 

@@ -10,8 +10,8 @@ import pytest
 
 from agents.a3c import start_training
 from agents.a3c.config import A3CConfig
-from launch.recorder import Recorder
-from launch.run_folder import RunFolder
+from agents.runs.folder import RunFolder
+from agents.runs.recorder import Recorder
 
 WARM_UP, MINUTES = 15, 45
 WINDOW = 5  # minutes after the warm-up and at the end, that are compared

@@ -10,8 +10,8 @@ from agents.a3c.config import A3CConfig
 from agents.a3c.local_training import LocalTraining
 from agents.a3c.parameter_owner import Snapshot
 from agents.layer_settings import NeurocoderSettings
-from launch import a3c_checkpoints
-from launch.checkpoints import CheckpointError, load_checkpoint
+from agents.runs import snapshots as a3c_checkpoints
+from agents.runs.checkpoints import CheckpointError, load_checkpoint
 
 STEPS = 2 * 3  # of an update
 OPTIMIZERS = ("rmsprop", "adam", "amsgrad")

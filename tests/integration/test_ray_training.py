@@ -13,8 +13,8 @@ from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_owner import Metrics, Snapshot
 from agents.a3c.training import Training
 from agents.layer_settings import NeurocoderSettings
-from launch import a3c_checkpoints
-from launch.checkpoints import load_checkpoint
+from agents.runs import snapshots as a3c_checkpoints
+from agents.runs.checkpoints import load_checkpoint
 
 STEPS = 2 * 3  # of an update
 LOSSES = {"policy", "value", "entropy", "orthogonality", "gradient_norm"}

@@ -19,10 +19,10 @@ from agents.layer_settings import NeurocoderSettings
 from agents.rllib import NeurocoderRLModule
 from agents.rllib_config import RLlibConfig
 from agents.rllib_training import RLlibTraining
+from agents.runs.checkpoints import load_newest
+from agents.runs.snapshots import to_policy
 from envs.atari import AtariGames, AtariSettings, Episode, action_count, resolve
-from envs.atari_game import AtariGame
-from launch.a3c_checkpoints import to_policy
-from launch.checkpoints import load_newest
+from envs.atari_gymnasium import AtariGame
 
 GAME = resolve("Breakout")
 

@@ -15,9 +15,9 @@ import psutil
 import pytest
 import torch
 
+from agents.runs.checkpoints import list_checkpoints, load_newest
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.presets import preset
-from launch.checkpoints import list_checkpoints, load_newest
 from launch.command_line import Interruption
 from launch.experiment import make_runs, unfinished_runs
 from launch.grid import FAILED, RESULT, run_here, run_on_ray

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from launch.checkpoints import save_checkpoint
+from agents.runs.checkpoints import save_checkpoint
 
 FILES = ["parameters.safetensors", "state.json", "MANIFEST.json"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from launch.checkpoints import (
+from agents.runs.checkpoints import (
     CheckpointError,
     best_checkpoint,
     list_checkpoints,
@@ -237,7 +237,7 @@ def test_wherever_the_disk_fails_while_a_step_is_saved_again_the_old_or_the_new_
 FILL_THE_DISK = """
 import errno, resource, signal, sys, torch
 from pathlib import Path
-from launch.checkpoints import save_checkpoint
+from agents.runs.checkpoints import save_checkpoint
 folder = Path(sys.argv[1])
 save_checkpoint(folder, 1, {"parameters": {"weight": torch.ones(10)}}, {"attempt": 1})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -261,7 +261,7 @@ SAVE_AND_BE_KILLED = """
 import os, signal, sys, time, torch
 from itertools import count
 from pathlib import Path
-from launch.checkpoints import list_checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
+from agents.runs.checkpoints import list_checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 

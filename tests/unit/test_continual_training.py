@@ -14,7 +14,7 @@ from agents.continual.tasks import shuffled
 from agents.continual.training import ContinualTraining, Snapshot
 from agents.errors import TrainingError
 from agents.layer_settings import NeurocoderSettings
-from launch.checkpoints import load_newest
+from agents.runs.checkpoints import load_newest
 from launch.continual_run import save, to_snapshot
 from tests.unit.continual_by_hand import ByHand, slow_si, small, stream
 

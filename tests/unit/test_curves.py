@@ -5,7 +5,7 @@ import gc
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from launch.curves import Curves
+from agents.runs.curves import Curves
 
 
 def test_pictures_of_the_attention_are_written_and_do_not_stay_in_memory(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from launch.checkpoints import CheckpointError, load_checkpoint
+from agents.runs.checkpoints import CheckpointError, load_checkpoint
 from tests.unit.checkpoint_folders import FILES, save
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.run_folder import (
+from agents.runs.folder import (
     RunFolder,
     RunFolderError,
     default_run_path,
@@ -32,7 +32,7 @@ def refusal(make, path: Path) -> str:
 HOLD = """
 import subprocess, sys, time
 from pathlib import Path
-from launch.run_folder import RunFolder
+from agents.runs.folder import RunFolder
 folder = RunFolder.create(Path(sys.argv[1]))
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
 print(child.pid, flush=True)
@@ -211,7 +211,7 @@ def test_a_missing_git_and_missing_packages_are_none(monkeypatch, tmp_path):
 
 def test_neither_torch_nor_ray_is_imported_before_a_path_can_be_refused():
     program = (
-        "import sys, launch.run_folder; print([m for m in ('torch', 'ray', 'numpy') if m in sys.modules])"
+        "import sys, agents.runs.folder; print([m for m in ('torch', 'ray', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import trim_mean
 
-from launch.score_statistics import interquartile_mean, stratified_bootstrap_interval
+from agents.runs.score_statistics import interquartile_mean, stratified_bootstrap_interval
 
 
 @settings(max_examples=50, deadline=None)

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from launch.checkpoints import save_checkpoint
+from agents.runs.checkpoints import save_checkpoint
 from tests.benchmarks.time_to_score import first_to_reach, recent_mean
 
 

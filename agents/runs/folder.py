@@ -3,7 +3,7 @@
     runs/ALE-Pong-v5-neurocoder-20260131-142501/
       run.lock       held by the live process, says which one it is
       config.json    the settings, as they were resolved
-      checkpoints/   see `launch.checkpoints`
+      checkpoints/   see `agents.runs.checkpoints`
 
 Neither torch nor Ray is imported, so that a run which cannot start says so at once.
 """
@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
-from launch.checkpoints import list_checkpoints, sync_folder, write_durably
+from agents.runs.checkpoints import list_checkpoints, sync_folder, write_durably
 
 
 class RunFolderError(ValueError):

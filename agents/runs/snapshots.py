@@ -6,9 +6,9 @@ from typing import Any
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_owner import Snapshot
 from agents.a3c.policy import build_policy
+from agents.runs.checkpoints import Checkpoint, CheckpointError, save_checkpoint
+from agents.runs.folder import software_versions
 from envs.atari import action_count, resolve
-from launch.checkpoints import Checkpoint, CheckpointError, save_checkpoint
-from launch.run_folder import software_versions
 from neurocoder.networks.conv_lstm import ConvLSTM
 
 SOFTWARE = software_versions()  # once, at the start: the checkout may move on while a run goes

@@ -7,12 +7,12 @@ from typing import Any
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_owner import Metrics
 from agents.a3c.training import Training
+from agents.runs.checkpoints import prune_checkpoints
+from agents.runs.curves import Curves
+from agents.runs.folder import RunFolder
+from agents.runs.progress import Progress
+from agents.runs.snapshots import mean_return, save
 from envs.atari import resolve
-from launch.a3c_checkpoints import mean_return, save
-from launch.checkpoints import prune_checkpoints
-from launch.curves import Curves
-from launch.progress import Progress
-from launch.run_folder import RunFolder
 
 
 class Recorder:
