@@ -1,0 +1,26 @@
+"""How networks learn.
+
+`load_policy` gives a trained policy to play with, `train` trains one. Each is loaded at first use, since torch takes seconds.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agents.runs.snapshots import load_policy
+    from agents.runs.training import train
+
+
+def __getattr__(name: str) -> Any:
+    match name:
+        case "load_policy":
+            from agents.runs.snapshots import load_policy
+
+            return load_policy
+        case "train":
+            from agents.runs.training import train
+
+            return train
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = ["load_policy", "train"]

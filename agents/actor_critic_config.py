@@ -3,8 +3,8 @@
 Nothing heavy is imported here, so that a command line can be checked at once.
 """
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, Self
 
 from agents.layer_settings import (
     HyperNetSettings,
@@ -17,11 +17,15 @@ from agents.layer_settings import (
 )
 from envs.atari import AtariSettings, resolve
 
+RECENT_EPISODES = 20  # finished games that the mean return in training is taken over
 HEADS = ("mlp", "hypernet", "neurocoder")
 
 
 @dataclass(frozen=True)
 class ActorCriticConfig:
+    key: ClassVar[str]
+    """The name of these settings in a run's config.json."""
+
     env: str = "Pong"
     """Game: a bare name (Seaquest, MsPacman) or a Gymnasium id of ale-py (ALE/Seaquest-v5)."""
     head: str = "neurocoder"
@@ -51,13 +55,26 @@ class ActorCriticConfig:
     learning_rate: float = 7e-4
     """Initial learning rate."""
 
+    life_loss_terminates: bool = True
+    """Losing a life ends the episode for the policy, while the game continues. Evaluations treat lives the same way."""
+    fire_after_life_loss: bool = True
+    """Press FIRE in the step after a lost life, in games that have it."""
+
+    def game(self) -> AtariSettings:
+        """The settings of the game. ValueError, in one line, if `env` is not a game."""
+        return replace(
+            resolve(self.env),
+            life_loss_terminates=self.life_loss_terminates,
+            fire_after_life_loss=self.fire_after_life_loss,
+        )
+
     def check(self) -> AtariSettings:
-        """The game's settings, if every field is in range.
+        """Returns the game's settings if every field is in range.
 
         Raises:
-            ValueError: in one line, the first field that is not, what it may be.
+            ValueError: in one line, the first field that is out of range, and what it may be.
         """
-        settings = resolve(self.env)
+        settings = self.game()
         check_known("head", self.head, HEADS)
         for name, low in dict(total_steps=1, rollout_steps=1, seed=0).items():
             check_at_least(name, getattr(self, name), low)
@@ -76,6 +93,8 @@ class ActorCriticConfig:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
         """The inverse of `to_dict`. TypeError if there are fields this version does not know."""
+        # Runs from before this field did not press FIRE there.
+        fields = {"fire_after_life_loss": False} | fields
         groups = {
             "neurocoder": NeurocoderSettings(**fields["neurocoder"]),
             "hypernet": HyperNetSettings(**fields["hypernet"]),

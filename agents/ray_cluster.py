@@ -8,6 +8,8 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray.util import get_current_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from agents.errors import TrainingError
 
@@ -25,6 +27,14 @@ def _on_loopback() -> Iterator[None]:
     finally:
         del os.environ[name]
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def beside_driver() -> Any:
+    """The scheduling strategy that puts an actor on the driver's node; within its placement group if it is in one."""
+    group = get_current_placement_group()
+    if group is not None:
+        return PlacementGroupSchedulingStrategy(group)
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def check_room(count: int, what: str, *, cpus: float, gpus: float) -> None:

@@ -1,6 +1,7 @@
 """Settings of a run with RLlib's learners. Nothing heavy is imported here."""
 
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 from agents.a3c.config import A3CConfig
 from agents.actor_critic_config import ActorCriticConfig
@@ -12,7 +13,9 @@ ALGORITHMS = ("impala", "appo", "ppo")
 
 @dataclass(frozen=True)
 class RLlibConfig(ActorCriticConfig):
-    """One run. What is not here is as RLlib has it."""
+    """One run. All other settings are RLlib's defaults."""
+
+    key: ClassVar[str] = "rllib"
 
     algo: str = "impala"
     """impala, appo or ppo."""

@@ -18,14 +18,16 @@ from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env
 
-from agents.a3c.parameter_owner import RECENT_EPISODES, Metrics, Snapshot
+from agents.a3c.parameter_owner import Metrics, Snapshot
 from agents.a3c.training import Training
+from agents.actor_critic_config import RECENT_EPISODES
+from agents.diagnostics import means
 from agents.errors import TrainingError
 from agents.optimizer_state import load_optimizer_state, optimizer_state
 from agents.ray_cluster import check_room, connect
-from agents.rllib import LEARNERS, NeurocoderRLModule
+from agents.rllib import LEARNERS, SCALARS, NeurocoderRLModule
 from agents.rllib_config import RLlibConfig
-from envs.atari import Episode, resolve
+from envs.atari import Episode, action_names
 from envs.atari_gymnasium import AtariGame
 
 CONFIGS: dict[str, type[AlgorithmConfig]] = {"impala": IMPALAConfig, "appo": APPOConfig, "ppo": PPOConfig}
@@ -62,7 +64,8 @@ class RLlibTraining(Training):
         self.recent: deque[float] = deque(snapshot.recent_returns if snapshot else (), maxlen=RECENT_EPISODES)
         self.first_steps = self.env_steps
         self.new_games: list[tuple[int, Episode]] = []
-        self.losses: dict[str, float] = {}
+        self.scalars: list[dict[str, float]] = []
+        self.actions = action_names(config.game().rom)
 
     @property
     def finished(self) -> bool:
@@ -74,26 +77,32 @@ class RLlibTraining(Training):
         except ray.exceptions.RayError as error:
             raise TrainingError(f"RLlib failed: {str(error).strip().splitlines()[-1]}") from error
         self.env_steps = self.first_steps + int(result.get("num_env_steps_sampled_lifetime", 0))
-        games = result.get("env_runners", {}).get("games", ())
-        for score, length in games if isinstance(games, list) else ():  # RLlib has NaN where nothing was told
+        games = result.get("env_runners", {}).get("games", [])
+        # RLlib takes a single item out of its list.
+        for score, length in [games] if isinstance(games, tuple) else games:
             self.new_games.append((self.env_steps, Episode(score, length)))
             self.recent.append(score)
             self.games += 1
-        learnt = result.get("learners", {}).get(MODULE, {})
-        losses = {name: float(value) for name, value in learnt.items() if name.endswith(("loss", "entropy"))}
-        self.losses = {
-            name: value for name, value in losses.items() if math.isfinite(value)
-        }  # NaN: no update
+        learnt = result.get("learners", {}).get(MODULE, {}).get(SCALARS, {})
+        names = {
+            f"policy/action/{number}": f"policy/action/{name}" for number, name in enumerate(self.actions)
+        }
+        # NaN: no update, or nothing to tell.
+        scalars = {names.get(tag, tag): float(x) for tag, x in learnt.items() if math.isfinite(x)}
+        if scalars:
+            self.scalars.append(scalars)
 
     def drain(self) -> Metrics:
         games, self.new_games = self.new_games, []
+        scalars, self.scalars = self.scalars, []
         return Metrics(
             env_steps=self.env_steps,
             updates=self._of_a_learner(lambda learner: _updates(_adam(learner))),
             learning_rate=self.config.learning_rate,
             entropy_weight=self.config.entropy_weight,
             mean_return=float(np.mean(self.recent)) if self.recent else None,
-            losses=self.losses,
+            scalars=means(scalars),
+            precisions={"all nodes": "fp32"},
             episodes=games,
             workers=self.config.env_runners,
         )
@@ -130,11 +139,8 @@ class RLlibTraining(Training):
 
 def algorithm_config(config: RLlibConfig) -> AlgorithmConfig:
     """RLlib's configuration of such a run."""
-    settings, policy = resolve(config.env), config.policy()
-    register_env(
-        "neurocoder-atari",
-        lambda _: AtariGame(settings, life_loss_terminates=True, reward_clip=config.reward_clip),
-    )
+    settings, policy = config.game(), config.policy()
+    register_env("neurocoder-atari", lambda _: AtariGame(settings, reward_clip=config.reward_clip))
     algorithm = (
         CONFIGS[config.algo]()
         .api_stack(enable_rl_module_and_learner=True, enable_env_runner_and_connector_v2=True)
@@ -161,7 +167,7 @@ def algorithm_config(config: RLlibConfig) -> AlgorithmConfig:
             train_batch_size_per_learner=config.batch_size,
         )
         .reporting(min_time_s_per_iteration=1, min_sample_timesteps_per_iteration=0)
-        .callbacks(on_episode_start=_tell_game)
+        .callbacks(on_episode_start=_tell_game_at_start, on_episode_end=_tell_game_at_end)
         .debugging(seed=config.seed, log_level="ERROR")
     )
     if config.algo == "ppo":  # RLlib's own are 30 epochs, for small problems
@@ -186,8 +192,17 @@ def _updates(adam: torch.optim.Optimizer) -> int:
     return max((int(statistics["step"]) for statistics in adam.state.values()), default=0)
 
 
-def _tell_game(*, episode: Any, metrics_logger: Any, **_: Any) -> None:
-    """A game has ended before this episode."""
-    info = episode.get_infos(0)
-    if "score" in info:
-        metrics_logger.log_value("games", (float(info["score"]), int(info["length"])), reduce="item_series")
+def _tell_game_at_start(*, episode: Any, metrics_logger: Any, **_: Any) -> None:
+    """A game that ended in the reset. RLlib calls this once an episode, however many pieces it cuts it into."""
+    _tell_game(episode.get_infos(0), metrics_logger)
+
+
+def _tell_game_at_end(*, episode: Any, metrics_logger: Any, **_: Any) -> None:
+    """A game that ended in the last step."""
+    _tell_game(episode.get_infos(-1), metrics_logger)
+
+
+def _tell_game(info: dict[str, Any], metrics_logger: Any) -> None:
+    if "episode" in info:
+        game = (float(info["episode"]["r"]), int(info["episode"]["l"]))
+        metrics_logger.log_value("games", game, reduce="item_series")

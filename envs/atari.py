@@ -6,7 +6,7 @@ Shapes: N games. An observation is one 80 x 80 grey frame, the maximum over the 
 import difflib
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import ale_py
 import gymnasium
@@ -36,6 +36,11 @@ class AtariSettings:
     """A game is cut (truncated) this many frames after its no-ops: 30 minutes of play."""
     fire_reset: bool = True
     """Press FIRE after a reset, in games that have it: some wait for it."""
+    fire_after_life_loss: bool = True
+    """Press FIRE in the step after a lost life, too, in games that have it (as `FireResetEnv` over `EpisodicLifeEnv` of OpenAI
+    baselines): a policy that never fires would stand still for the rest of the game."""
+    life_loss_terminates: bool = False
+    """A lost life ends the episode for the policy, while the game itself continues."""
 
 
 def resolve(env: str) -> AtariSettings:
@@ -78,12 +83,17 @@ def _games() -> dict[str, str]:
 
 
 @cache
-def action_count(rom: str) -> int:
-    """Number of actions in the game's minimal action set."""
+def action_names(rom: str) -> tuple[str, ...]:
+    """The game's minimal action set in ale-py's order, as in ("NOOP", "FIRE", "RIGHT", "LEFT")."""
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     ale = ale_py.ALEInterface()
     ale.loadROM(roms.get_rom_path(rom))
-    return len(ale.getMinimalActionSet())
+    return tuple(action.name for action in ale.getMinimalActionSet())
+
+
+def action_count(rom: str) -> int:
+    """Number of actions in the game's minimal action set."""
+    return len(action_names(rom))
 
 
 class Episode(NamedTuple):
@@ -92,44 +102,62 @@ class Episode(NamedTuple):
     score: float
     """Sum of the rewards as the game gives them, not clipped."""
     length: int
-    """Agent steps."""
+    """Agent steps: actions that the player chose."""
 
 
 class Step(NamedTuple):
     """What N games answered to one action each."""
 
-    observation: np.ndarray  # (N, 1, 80, 80) uint8, after the action
-    reward: np.ndarray  # (N,) float32, not clipped
-    terminated: (
-        np.ndarray
-    )  # (N,) bool: game over, or a life lost where that ends an episode; the next value is 0
-    truncated: np.ndarray  # (N,) bool: cut by the frame cap; the observation still has a value
-    reset: np.ndarray  # (N,) bool: the action was ignored and the game began anew; this is no transition
-    episodes: list[Episode]  # games that ended one step ago
+    observation: np.ndarray
+    """(N, 1, 80, 80) uint8, after the action."""
+    reward: np.ndarray
+    """(N,) float32, not clipped."""
+    terminated: np.ndarray
+    """(N,) bool: game over, or a life lost where that ends an episode. The next value is 0."""
+    truncated: np.ndarray
+    """(N,) bool: cut by the frame cap. The observation still has a value."""
+    ended: np.ndarray
+    """(N,) bool: the game is over or cut. The next step starts a new one."""
+    reset: np.ndarray
+    """(N,) bool: a new game started; the action was ignored."""
+    fired: np.ndarray
+    """(N,) bool: FIRE was pressed after a lost life; the action was ignored."""
+    start: np.ndarray
+    """(N,) bool: the observation is the first of an episode, so the recurrent state before it is zero."""
+    episodes: list[Episode]
+    """The games that ended, in the order of their numbers."""
 
     @property
-    def start(self) -> np.ndarray:
-        """(N,) bool: the observation is the first of an episode, so the recurrent state before it is zero."""
-        return self.terminated | self.reset
+    def valid(self) -> np.ndarray:
+        """(N,) bool: the step is a transition, made by the action given."""
+        return ~(self.reset | self.fired)
+
+
+class Emulators(Protocol):
+    """What `AtariGames` needs of ale-py's `AtariVectorEnv`: N games that restart by themselves in the step after their end."""
+
+    def reset(self, *, seed: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]: ...
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]: ...
+    def close(self) -> None: ...
 
 
 class AtariGames:
-    """`count` games stepped together in C++, each restarting by itself in the step after its end.
-
-    With `life_loss_terminates`, losing a life also sets `terminated`, while the game itself goes on.
-    """
+    """`count` games stepped together in C++. Each restarts by itself in the step after its end."""
 
     def __init__(
         self,
         settings: AtariSettings,
         count: int,
         *,
-        life_loss_terminates: bool = False,
         threads: int = 1,
         screen: bool = False,
+        emulators: Emulators | None = None,
     ):
-        """`screen`: observe the whole coloured screen, (N, 1, 210, 160, 3), instead of the small grey frame."""
-        self._env = AtariVectorEnv(
+        """`screen`: observe the whole coloured screen, (N, 1, 210, 160, 3), instead of the small grey frame.
+        `emulators`: step these instead of ale-py's vector environment."""
+        self._emulators = emulators or AtariVectorEnv(
             settings.rom,
             count,
             num_threads=threads,
@@ -141,33 +169,61 @@ class AtariGames:
             stack_num=1,
             frameskip=settings.frame_skip,
             noop_max=settings.noop_max,
-            life_loss_info=life_loss_terminates,
             reward_clipping=False,
             use_fire_reset=settings.fire_reset,
         )
-        self.count = count
+        self.settings, self.count = settings, count
+        names = action_names(settings.rom)
+        self._fires = settings.fire_after_life_loss and "FIRE" in names
+        self._fire = names.index("FIRE") if self._fires else -1
 
-    def reset(self, seed: list[int]) -> np.ndarray:
-        """Begins all games anew, game i from its seed: observation (N, 1, 80, 80) uint8."""
-        entropy = np.random.SeedSequence(seed).generate_state(self.count)
-        observation, info = self._env.reset(
-            seed=(entropy >> 1).astype(np.int64)
-        )  # ale-py's seeds have 31 bits
-        self._frame = info["episode_frame_number"].copy()
-        self._score = np.zeros(self.count)
-        self._length = np.zeros(self.count, dtype=np.int64)
+    def reset(self, seed: list[int], *, first: int = 0) -> np.ndarray:
+        """Starts new games: observation (N, 1, 80, 80) uint8.
+
+        Args:
+            seed: any numbers. They give one sequence of games.
+            first: the number, in that sequence, of the first game of this vector.
+        """
+        entropy = np.random.SeedSequence(seed).generate_state(first + self.count)[first:]
+        # ale-py's seeds have 31 bits.
+        observation, info = self._emulators.reset(seed=(entropy >> 1).astype(np.int64))
+        self.lives = info["lives"].copy()
+        self.score = np.zeros(self.count)
+        self.length = np.zeros(self.count, dtype=np.int64)
+        self._ended = np.zeros(self.count, dtype=bool)
+        self.fires_next = np.zeros(self.count, dtype=bool)
         return observation
 
     def step(self, actions: np.ndarray) -> Step:
-        """Actions (N,) int64 -> what they led to."""
-        observation, reward, terminated, truncated, info = self._env.step(actions)
-        frame = info["episode_frame_number"]
-        reset = frame < self._frame  # only a reset turns the clock back
-        self._frame = frame.copy()
-        episodes = [Episode(float(self._score[i]), int(self._length[i])) for i in np.flatnonzero(reset)]
-        self._score = np.where(reset, 0, self._score + reward)
-        self._length = np.where(reset, 0, self._length + 1)
-        return Step(observation, reward.astype(np.float32), terminated, truncated, reset, episodes)
+        """Takes actions (N,) int64. A game that ended in the last step, or has to fire after a lost life, ignores its action."""
+        reset, fired = self._ended, self.fires_next
+        if fired.any():
+            actions = np.where(fired, self._fire, actions)
+        observation, reward, game_over, truncated, info = self._emulators.step(actions)
+        life_lost = (info["lives"] < self.lives) & ~reset
+        self.lives = info["lives"].copy()
+        self._ended = game_over | truncated
+        if self._fires:
+            # Qbert shows no lives for some frames before its game is over.
+            self.fires_next = life_lost & ~self._ended & (self.lives > 0)
+        self.score = np.where(reset, 0, self.score + reward)
+        self.length = np.where(reset, 0, self.length + ~fired)
+        terminated, start = game_over, game_over | reset
+        if self.settings.life_loss_terminates:
+            terminated, start = game_over | life_lost, start | life_lost | fired
+        return Step(
+            observation=observation,
+            reward=reward.astype(np.float32),
+            terminated=terminated,
+            truncated=truncated & ~terminated,
+            ended=self._ended,
+            reset=reset,
+            fired=fired,
+            start=start,
+            episodes=[
+                Episode(float(self.score[i]), int(self.length[i])) for i in np.flatnonzero(self._ended)
+            ],
+        )
 
     def close(self) -> None:
-        self._env.close()
+        self._emulators.close()

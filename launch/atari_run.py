@@ -5,59 +5,37 @@ last checkpoint; --resume continues it.
 """
 
 import json
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 import tyro
 
-from agents.a3c.config import A3CConfig
-from agents.runs.checkpoints import list_checkpoints, load_newest
-from agents.runs.folder import RunFolder, default_run_path, software_versions, write_json_atomically
-from envs.atari import AtariSettings, resolve
+from agents.runs.best import find_checkpoints
+from agents.runs.checkpoints import list_checkpoints
+from agents.runs.folder import default_run_path
+from agents.runs.recording import Recording
 from launch.command_line import Interruption, check_address, fail
+from launch.evaluate import show
 
-if TYPE_CHECKING:  # torch takes seconds to import, and bad input is refused before
-    from agents.a3c.parameter_owner import Snapshot
-    from agents.a3c.training import Training
-
-    Start = Callable[[Snapshot | None], Training]
-
-
-class Config(Protocol):
-    """Settings of a run, as its config.json keeps them."""
-
-    @property
-    def env(self) -> str: ...
-    @property
-    def head(self) -> str: ...
-    @property
-    def total_steps(self) -> int: ...
-    def check(self) -> AtariSettings: ...
-    def policy(self) -> A3CConfig: ...
-    def to_dict(self) -> dict[str, Any]: ...
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self: ...
+if TYPE_CHECKING:
+    from agents.a3c.config import A3CConfig
+    from agents.rllib_config import RLlibConfig
 
 
 @dataclass(frozen=True)
 class RunArguments:
     config: Annotated[Any, tyro.conf.Suppress] = None
-    """A `Config`: a command puts its own here."""
+    """An `A3CConfig` or `RLlibConfig`: a command puts its own here."""
     run_dir: Path | None = None
     """Folder of a new run; runs/<env>-<head>-<time> if not given."""
     resume: Path | None = None
     """Continue the run in this folder; flags given beside it override its settings."""
     address: str | None = None
     """Join the Ray cluster at this address ("auto": the one running on this machine) instead of starting a local one."""
-    checkpoint_every: int = 100_000
-    """Agent steps between checkpoints."""
-    keep: int = 3
-    """Newest checkpoints to keep; the one with the best mean return is kept beside them."""
-    evaluate_episodes: int = 10
-    """Full games to play with the last checkpoint when training is done; 0 for none."""
+    weights_of: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Start from the weights of this run or checkpoint folder, of any game. Output layers of another size start fresh."""
+    recording: Annotated[Recording, tyro.conf.arg(name="")] = field(default_factory=Recording)
 
     def defaults(self) -> Self:
         """What a new run has where no flag says otherwise. ValueError, in one line, if that cannot be told."""
@@ -70,18 +48,14 @@ class RunArguments:
             raise ValueError(
                 "--run-dir and --resume cannot both be given; a resumed run goes on in its own folder"
             )
+        if self.weights_of is not None and self.resume is not None:
+            raise ValueError("--from and --resume cannot both be given; a resumed run has weights of its own")
+        if self.weights_of is not None:
+            find_checkpoints(self.weights_of, best=False)
         if self.address is not None:
             check_address(self.address)
-        for flag, value, low in (
-            ("--checkpoint-every", self.checkpoint_every, 1),
-            ("--keep", self.keep, 1),
-            ("--evaluate-episodes", self.evaluate_episodes, 0),
-        ):
-            if value < low:
-                raise ValueError(f"{flag} is {value}; it must be at least {low}")
+        self.recording.check()
 
-
-KEPT = ("checkpoint_every", "keep", "evaluate_episodes")  # of the arguments, by a resumed run
 
 Arguments = TypeVar("Arguments", bound=RunArguments)
 
@@ -99,9 +73,8 @@ class Command:
 
     def parse(self, kind: type[Arguments], argv: list[str], description: str | None) -> Arguments:
         """The arguments, checked; with --resume, the run's own settings are the defaults."""
-        arguments, _ = tyro.cli(  # for the defaults alone: what is wrong, and --help, is the second one's
-            kind, args=argv, prog=self.program, add_help=False, return_unknown_args=True
-        )
+        # The first pass only finds the defaults. Errors and --help come from the second one.
+        arguments, _ = tyro.cli(kind, args=argv, prog=self.program, add_help=False, return_unknown_args=True)
         try:
             resume = arguments.resume
             defaults = arguments.defaults() if resume is None else self._saved(arguments, resume)
@@ -126,103 +99,55 @@ class Command:
             saved = json.loads((run / "config.json").read_text())
             if self.key not in saved:
                 raise ValueError(f"it is not of {self.program}")
-            kept: dict[str, Any] = {name: int(value) for name, value in dict(saved.get("run", {})).items()}
-            return replace(arguments, config=type(arguments.config).from_dict(saved[self.key]), **kept)
+            return replace(
+                arguments,
+                config=type(arguments.config).from_dict(saved[self.key]),
+                recording=Recording(
+                    **{name: int(value) for name, value in dict(saved.get("run", {})).items()}
+                ),
+            )
         except FileNotFoundError as error:
             raise ValueError(f"--resume {run}: not the folder of a run, it has no config.json") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"--resume {run}: its config.json cannot be used ({error})") from error
 
-    def carry_out(self, arguments: RunArguments, config: Config, start: "Start") -> int:
-        """Begins or resumes a run, and trains: the exit status. ValueError if that cannot be."""
-        if arguments.resume is not None:
-            folder = RunFolder.open(arguments.resume)
-        else:
-            folder = RunFolder.create(arguments.run_dir or default_run_path(config.env, config.head))
-        with folder:
-            snapshot = restore(folder, config.total_steps) if arguments.resume is not None else None
-            return self._train(arguments, config, folder, snapshot, start)
-
-    def _train(
-        self,
-        arguments: RunArguments,
-        config: Config,
-        folder: RunFolder,
-        snapshot: "Snapshot | None",
-        start: "Start",
-    ) -> int:
-        """Runs training to its end or to a signal, and plays with the result."""
+    def carry_out(self, arguments: RunArguments, config: "A3CConfig | RLlibConfig") -> int:
+        """Starts or resumes a run, and trains: the exit status. ValueError if that cannot be."""
         from agents.errors import TrainingError
-        from agents.runs.recorder import Recorder
-        from launch.evaluate import evaluate, show
+        from agents.runs.training import train
 
-        print(f"run folder {folder.path}   curves: tensorboard --logdir {folder.path.parent}")
-        print(f"one step is {resolve(config.env).frame_skip} emulator frames", flush=True)
-        interruption, failure = Interruption(), None
+        folder = arguments.resume or arguments.run_dir or default_run_path(config.env, config.head)
+        resume = f"{self.program} --resume {folder}"
+        interruption = Interruption()
+
+        def callback(env_steps: int, metrics: object) -> bool:
+            if metrics is None and env_steps >= config.total_steps:
+                interruption.release()  # what is left are the last games
+            else:
+                interruption.listen()  # Ray puts its own handlers there
+            return interruption.signal is not None
+
         try:
-            with start(snapshot) as training:
-                interruption.listen()  # Ray has put its own handlers there
-                kept = {name: getattr(arguments, name) for name in KEPT}
-                settings = {self.key: config.to_dict(), "run": kept, "software": software_versions()}
-                write_json_atomically(folder.path / "config.json", settings)
-                recorder = Recorder(
-                    folder,
-                    config.to_dict(),
-                    config.policy(),
-                    env_steps=snapshot.env_steps if snapshot else 0,
-                    checkpoint_every=arguments.checkpoint_every,
-                    keep=arguments.keep,
-                )
-                try:
-                    while not training.finished and interruption.signal is None:
-                        training.advance()
-                        recorder.look(training)
-                except TrainingError as error:
-                    failure = error
-                checkpoint = recorder.finish(training)
-        except TrainingError as error:  # it did not start, or its state is lost
-            failure, checkpoint = failure or error, None
-        interruption.release()
-
-        resume = f"{self.program} --resume {folder.path}"
-        if failure is not None:
-            way_on = f"; continue with {resume}" if list_checkpoints(folder.checkpoints) else ""
-            fail(f"{failure}{way_on}", status=1)
-        if checkpoint is None:
-            fail(
-                f"{folder.path}: the last checkpoint could not be written; make room and continue with {resume}",
-                status=1,
+            result = train(
+                config,
+                folder,
+                callback,
+                recording=arguments.recording,
+                resume=arguments.resume is not None,
+                weights_of=arguments.weights_of,
+                address=arguments.address,
             )
-        if interruption.signal is not None:
+        except TrainingError as error:
+            way_on = f"; continue with {resume}" if list_checkpoints(folder / "checkpoints") else ""
+            fail(f"{error}{way_on}", status=1)
+        if result.stopped:
             print(f"stopped; continue with {resume}")
             return interruption.exit_status
-        if arguments.evaluate_episodes:
-            show(evaluate(checkpoint, episodes=arguments.evaluate_episodes))
+        if result.evaluation is not None:
+            show(result.evaluation)
         print(
-            f"\nwatch     python -m launch.evaluate {folder.path} --episodes 1 --video {folder.path}/game.mp4\n"
-            f"evaluate  python -m launch.evaluate {folder.path} --episodes 30\n"
+            f"\nwatch     python -m launch.evaluate {folder} --episodes 1 --video {folder}/game.mp4\n"
+            f"evaluate  python -m launch.evaluate {folder} --episodes 30\n"
             f"resume    {resume} --total-steps {2 * config.total_steps:_}"
         )
         return 0
-
-
-def restore(folder: RunFolder, total_steps: int) -> "Snapshot":
-    """The newest good snapshot of a run. ValueError if there is none, or nothing is left to do."""
-    if not list_checkpoints(folder.checkpoints):
-        raise ValueError(
-            f"--resume {folder.path}: it has no checkpoint yet; start it anew, with --run-dir {folder.path}"
-        )
-    from agents.runs.snapshots import to_snapshot
-
-    snapshot = to_snapshot(load_newest(folder.checkpoints, warn=_warn))
-    if snapshot.env_steps >= total_steps:
-        raise ValueError(
-            f"{folder.path} has taken {snapshot.env_steps:,} of its {total_steps:,} steps; "
-            f"give a larger --total-steps to go on"
-        )
-    print(f"resuming at {snapshot.env_steps:,} steps; games begin anew")
-    return snapshot
-
-
-def _warn(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr)

@@ -1,37 +1,47 @@
 """Plays full Atari games with saved policies, and prints their scores with the settings that make them comparable.
 
     python -m launch.evaluate runs/Pong-neurocoder-... --episodes 30 --video game.mp4 --json scores.json
+    python -m launch.evaluate runs/Pong-neurocoder-... --all --csv scores.csv
 
-A policy is a run folder (its newest checkpoint, or with --best the one with the best mean return in training) or a
-checkpoint folder. Scores are the games' own, not clipped, over full games, not lives.
+A policy is a run folder (its newest checkpoint, with --best its best one, with --all every one) or a checkpoint
+folder. Scores are the games' own, not clipped, over full games, not lives. The human-normalised score is 0 for
+random play and 1 for human play.
 """
 
+import csv
 import json
+import signal
 import sys
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
-from agents.runs.checkpoints import MANIFEST, CheckpointError, best_checkpoint, list_checkpoints
-from agents.runs.score_statistics import interquartile_mean, stratified_bootstrap_interval
-from envs.atari import resolve
-from envs.atari_scores import human_normalised_score
+from agents.runs.best import find_checkpoints
+from agents.runs.checkpoints import CheckpointError
+from agents.runs.progress import GamesProgress
+from envs.atari import AtariSettings
 from launch.command_line import fail
 
 
 @dataclass(frozen=True)
 class Arguments:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run folders or checkpoint folders."""
+    """Run folders or checkpoint folders, one or more."""
     episodes: int = 30
     """Full games to play with each policy."""
     best: bool = False
-    """Take the checkpoint with the best mean return in training instead of the newest."""
+    """Take each run's best checkpoint: by its evaluations, or if it has none by its last training games."""
+    all: bool = False
+    """Play with every checkpoint of each run, and print a table with the best of them marked."""
     sticky: float | None = None
     """Probability of sticky actions; as in training if not given. 0.25 is the setting of Machado et al. 2018."""
+    life_loss_terminates: Annotated[bool | None, tyro.conf.DisallowNone] = None
+    """Let a lost life end an episode for the policy, whose memory is then empty; as in training if not given."""
     greedy: bool = False
     """Take the likeliest action instead of sampling."""
     seed: int = 1
@@ -40,6 +50,8 @@ class Arguments:
     """Write the first game to this .mp4 file (one policy only)."""
     json: Path | None = None
     """Write the results to this file."""
+    csv: Path | None = None
+    """Write the results to this file, a row for each policy."""
 
     def check(self) -> None:
         """ValueError, in one line, for a setting out of range."""
@@ -53,111 +65,151 @@ class Arguments:
             raise ValueError(f"--seed is {self.seed}; it must be 0 or more")
         if self.sticky is not None and not 0 <= self.sticky <= 1:
             raise ValueError(f"--sticky is {self.sticky}; it must be a probability from 0 to 1")
+        if self.all and self.best:
+            raise ValueError("--all and --best cannot both be given; --all marks the best checkpoint")
         if self.video is not None:
-            if len(self.runs) > 1:
-                raise ValueError(f"--video shows one policy, but {len(self.runs)} runs are given")
-            if self.video.suffix != ".mp4":
-                raise ValueError(f"--video {self.video} must end in .mp4")
-            try:
-                import launch.video  # noqa: F401
-            except ImportError as error:
-                raise ValueError(
-                    f"--video needs OpenCV, which cannot be loaded here ({error}); on Debian: apt install libgl1 libglib2.0-0"
-                ) from error
-        for file in (self.video, self.json):
+            self._check_video(self.video)
+        for file in (self.video, self.json, self.csv):
             if file is not None and not file.absolute().parent.is_dir():
                 raise ValueError(f"{file}: its folder does not exist; make it or name another file")
             if file is not None and file.is_dir():
                 raise ValueError(f"{file}: is a folder; name a file")
 
-
-def find_checkpoints(run: Path, *, best: bool) -> list[Path]:
-    """The checkpoints of a run or checkpoint folder in the order to be tried. ValueError if there is none."""
-    if (run / MANIFEST).is_file():
-        return [run]
-    checkpoints = list_checkpoints(run / "checkpoints")
-    if not checkpoints:
-        raise ValueError(f"{run} is neither a run folder with checkpoints nor a checkpoint folder")
-    if best:
-        found = best_checkpoint(run / "checkpoints", lambda state: state.get("mean_return"))
-        if found is None:
-            raise ValueError(f"{run} has no checkpoint with a mean return yet; leave out --best")
-        return [found]
-    return checkpoints
+    def _check_video(self, video: Path) -> None:
+        if self.all or len(self.runs) > 1:
+            given = "--all is given" if self.all else f"{len(self.runs)} runs are given"
+            raise ValueError(f"--video shows one policy, but {given}")
+        if video.suffix != ".mp4":
+            raise ValueError(f"--video {video} must end in .mp4")
+        try:
+            import launch.video  # noqa: F401
+        except ImportError as error:
+            raise ValueError(
+                f"--video needs OpenCV, which cannot be loaded here ({error}); on Debian: apt install libgl1 libglib2.0-0"
+            ) from error
 
 
-def evaluate(
-    checkpoint: Path,
-    *,
-    episodes: int,
-    sticky: float | None = None,
-    greedy: bool = False,
-    seed: int = 1,
-    video: Path | None = None,
-) -> dict[str, Any]:
-    """Plays with one checkpoint: its scores, their statistics and the settings.
+def play_with(checkpoint: Path, arguments: Arguments, *, name: str) -> dict[str, Any]:
+    """The result of one checkpoint, with a progress line meanwhile. Raises CheckpointError, or OSError for the video.
 
-    Raises:
-        CheckpointError: damaged, or not an A3C policy.
-        OSError: the video cannot be written.
+    Args:
+        name: of the checkpoint in the progress line.
     """
-    import torch
+    from agents.runs.evaluation import evaluate
 
-    from agents.a3c.evaluation import play
-    from agents.runs.checkpoints import load_checkpoint
-    from agents.runs.snapshots import to_policy
+    with ExitStack() as stack:
+        on_screen = None
+        if arguments.video is not None:
+            from launch.video import VideoWriter
 
-    torch.set_num_threads(1)  # small batches; a second thread fights with a training run on the same machine
-    loaded = load_checkpoint(checkpoint)
-    network, config = to_policy(loaded)
-    settings = resolve(config.env)
-    if sticky is not None:
-        settings = replace(settings, sticky=sticky)
-    if video is None:
-        games = play(network, settings, episodes=episodes, seed=seed, greedy=greedy)
-    else:
-        from launch.video import VideoWriter
+            writer = VideoWriter(arguments.video, size=(210, 160), fps=60 / AtariSettings.frame_skip)
+            on_screen = stack.enter_context(writer).write
+        return evaluate(
+            checkpoint,
+            episodes=arguments.episodes,
+            sticky=arguments.sticky,
+            life_loss_terminates=arguments.life_loss_terminates,
+            greedy=arguments.greedy,
+            seed=arguments.seed,
+            on_screen=on_screen,
+            on_progress=GamesProgress(arguments.episodes, name=name),
+        )
 
-        with VideoWriter(video, size=(210, 160), fps=60 / settings.frame_skip) as writer:
-            games = play(
-                network, settings, episodes=episodes, seed=seed, greedy=greedy, on_screen=writer.write
-            )
-    scores = [game.score for game in games]
-    return {
-        "run": str(checkpoint),
-        "env": config.env,
-        "head": config.head,
-        "env_steps": loaded.state["env_steps"],
-        "episode_returns": scores,
-        "episode_lengths": [game.length for game in games],
-        "mean": float(np.mean(scores)),
-        "median": float(np.median(scores)),
-        "iqm": interquartile_mean(scores),
-        "iqm_ci95": list(stratified_bootstrap_interval([scores])),
-        "human_normalised_mean": human_normalised_score(settings.rom, float(np.mean(scores))),
-        "settings": asdict(settings)
-        | {"greedy": greedy, "seed": seed, "full_games": True, "reward_clipping": False},
-    }
+
+def results_of(run: Path, arguments: Arguments, checkpoints: list[Path]) -> Iterator[dict[str, Any]]:
+    """The results of a run: of all its checkpoints, oldest first, or of the first that can be used."""
+    for number, checkpoint in enumerate(reversed(checkpoints) if arguments.all else checkpoints, start=1):
+        name = f"checkpoint {number} of {len(checkpoints)}" if arguments.all else checkpoint.name
+        try:
+            yield play_with(checkpoint, arguments, name=name)
+        except CheckpointError as error:
+            print(f"warning: skipped a checkpoint that cannot be used: {error}", file=sys.stderr)
+            continue
+        except OSError as error:
+            fail(error, status=1)
+        if not arguments.all:
+            return
 
 
 def show(result: dict[str, Any]) -> None:
     """Prints one policy's result."""
-    settings, lengths = result["settings"], result["episode_lengths"]
     low, high = result["iqm_ci95"]
-    human = result["human_normalised_mean"]
+    lengths = result["episode_lengths"]
     print(
         f"{result['run']}\n"
-        f"  {result['env']}, {result['head']} head, {result['env_steps']:,} steps "
-        f"({result['env_steps'] * settings['frame_skip']:,} frames) of training\n"
+        f"  {_policy(result)}, {result['env_steps']:,} steps "
+        f"({result['env_steps'] * result['settings']['frame_skip']:,} frames) of training\n"
         f"  mean {result['mean']:.2f}   median {result['median']:.2f}   "
-        f"interquartile mean {result['iqm']:.2f} (95 % interval {low:.2f} to {high:.2f})   "
-        f"human-normalised mean {'unknown for this game' if human is None else f'{human:.1%}'}\n"
+        f"interquartile mean {result['iqm']:.2f} (95 % interval {low:.2f} to {high:.2f})\n"
+        f"  human-normalised score {_human(result)} (0: random play, 1: human play)\n"
         f"  length {np.mean(lengths):,.0f} steps (from {min(lengths):,} to {max(lengths):,})\n"
-        f"  {len(lengths)} full game{'s' * (len(lengths) > 1)}, scores not clipped; sticky actions {settings['sticky']}, "
-        f"frame skip {settings['frame_skip']}, fewer than {settings['noop_max']} no-op frames at the start, "
-        f"at most {settings['max_frames']:,} frames, actions {'greedy' if settings['greedy'] else 'sampled'}, "
-        f"seed {settings['seed']}",
+        f"{_conditions(result)}",
         flush=True,
+    )
+
+
+def table(run: Path, results: list[dict[str, Any]]) -> str:
+    """All checkpoints of a run, the best marked with a star."""
+    lines = [
+        f"{run}: {_policy(results[0])}",
+        f"{'steps':>13} {'mean':>10}   {'95 % interval':22} {'length':>8} {'human-normalised':>17}",
+    ]
+    for result in results:
+        low, high = result["mean_ci95"]
+        lines.append(
+            f"{'*' if result['best'] else ' '} {result['env_steps']:>11,} {result['mean']:10.2f}   "
+            f"{f'{low:.2f} to {high:.2f}':22} {result['mean_length']:8,.0f} {_human(result):>17}"
+        )
+    lines += ["* best mean; human-normalised score: 0 is random play, 1 human play", _conditions(results[0])]
+    return "\n".join(lines)
+
+
+def write_csv(path: Path, results: list[dict[str, Any]]) -> None:
+    """A row for each result. Raises OSError."""
+    rows = [
+        {
+            "run": result["run"],
+            "env": result["env"],
+            "head": result["head"],
+            "env_steps": result["env_steps"],
+            "episodes": len(result["episode_returns"]),
+            "mean": result["mean"],
+            "mean_low": result["mean_ci95"][0],
+            "mean_high": result["mean_ci95"][1],
+            "median": result["median"],
+            "iqm": result["iqm"],
+            "mean_length": result["mean_length"],
+            "human_normalised_mean": result["human_normalised_mean"],
+            "best": result.get("best", ""),
+        }
+        for result in results
+    ]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _policy(result: dict[str, Any]) -> str:
+    return f"{result['env']}, {result['head']} head"
+
+
+def _human(result: dict[str, Any]) -> str:
+    human = result["human_normalised_mean"]
+    return "unknown" if human is None else f"{human:.2f}"
+
+
+def _conditions(result: dict[str, Any]) -> str:
+    """What makes scores comparable, in lines of less than 80 characters."""
+    settings, games = result["settings"], len(result["episode_returns"])
+    life = "ends an episode" if settings["life_loss_terminates"] else "ends no episode"
+    return (
+        f"  {games} full game{'s' * (games > 1)}, seed {settings['seed']}, "
+        f"actions {'greedy' if settings['greedy'] else 'sampled'}, scores not clipped\n"
+        f"  sticky actions {settings['sticky']}, frame skip {settings['frame_skip']}, "
+        f"fewer than {settings['noop_max']} no-op frames at the start\n"
+        f"  at most {settings['max_frames']:,} frames; a lost life {life}, "
+        f"FIRE {'pressed' if settings['fire_after_life_loss'] else 'not pressed'} after it"
     )
 
 
@@ -165,37 +217,47 @@ def main() -> None:
     arguments = tyro.cli(Arguments, prog="python -m launch.evaluate", description=__doc__)
     try:
         arguments.check()
-        candidates = [find_checkpoints(run, best=arguments.best) for run in arguments.runs]
+        checkpoints = [find_checkpoints(run, best=arguments.best) for run in arguments.runs]
     except ValueError as error:
         fail(error)
-    results = []
-    for run, checkpoints in zip(arguments.runs, candidates, strict=True):
-        for checkpoint in checkpoints:
-            try:
-                result = evaluate(
-                    checkpoint,
-                    episodes=arguments.episodes,
-                    sticky=arguments.sticky,
-                    greedy=arguments.greedy,
-                    seed=arguments.seed,
-                    video=arguments.video,
-                )
-                break
-            except CheckpointError as error:
-                print(f"warning: skipped a checkpoint that cannot be used: {error}", file=sys.stderr)
-            except OSError as error:
-                fail(error, status=1)
-        else:
+    results: list[dict[str, Any]] = []
+    stopped = False
+    for run, candidates in zip(arguments.runs, checkpoints, strict=True):
+        found: list[dict[str, Any]] = []
+        try:
+            for result in results_of(run, arguments, candidates):
+                found.append(result)
+        except KeyboardInterrupt:
+            stopped = True
+        if found and arguments.all:
+            best = max(found, key=lambda result: result["mean"])
+            found = [result | {"best": result is best} for result in found]
+            print(table(run, found), flush=True)
+        elif found:
+            show(found[0])
+        elif not stopped:
             fail(f"{run} has no checkpoint that can be used")
-        show(result)
-        results.append(result)
+        results += found
+        if stopped:
+            break
+    if results:
+        write(arguments, results)
+    if stopped:
+        print(f"stopped; {len(results)} policies were played to the end of their games", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT)
+
+
+def write(arguments: Arguments, results: list[dict[str, Any]]) -> None:
+    """Writes the files asked for."""
     if arguments.video is not None:
         print(f"video of the first game: {arguments.video}")
-    if arguments.json is not None:
-        try:
+    try:
+        if arguments.json is not None:
             arguments.json.write_text(json.dumps(results, indent=2) + "\n")
-        except OSError as error:
-            fail(error, status=1)
+        if arguments.csv is not None:
+            write_csv(arguments.csv, results)
+    except OSError as error:
+        fail(error, status=1)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,13 @@ Adam's statistics and the counters of its newest checkpoint; what else RLlib ada
 
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from agents.rllib_config import RLlibConfig
 from launch.atari_run import Command, RunArguments
 from launch.command_line import fail, require_gpu
-
-if TYPE_CHECKING:
-    from agents.a3c.parameter_owner import Snapshot
-    from agents.a3c.training import Training
 
 
 @dataclass(frozen=True)
@@ -35,15 +31,10 @@ def main() -> None:
     arguments = COMMAND.parse(Arguments, sys.argv[1:], __doc__)
     config = arguments.config
 
-    def start(snapshot: "Snapshot | None") -> "Training":
-        from agents.rllib_training import RLlibTraining  # takes seconds
-
-        return RLlibTraining(config, snapshot, address=arguments.address)
-
     try:
         if config.gpus_per_learner and arguments.address is None:
             require_gpu("--gpus-per-learner")
-        status = COMMAND.carry_out(arguments, config, start)
+        status = COMMAND.carry_out(arguments, config)
     except ValueError as error:
         fail(error)
     raise SystemExit(status)

@@ -96,8 +96,8 @@ def save(folder: Path, snapshot: Snapshot, config: SupervisedConfig, training: S
     )
     sign = 1 if training.task.larger_is_better else -1
 
-    def score(state: dict[str, Any]) -> float | None:
-        return None if state.get("metric") is None else sign * state["metric"]
+    def score(state: dict[str, Any]) -> tuple[float] | None:
+        return None if state.get("metric") is None else (sign * state["metric"],)
 
     prune_checkpoints(folder, keep=KEEP, score=score)
 

@@ -12,9 +12,9 @@ import json
 import os
 import time
 from collections import defaultdict
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -22,15 +22,17 @@ from agents.a3c.config import A3CConfig
 from agents.a3c.presets import preset
 from agents.errors import TrainingError
 from agents.layer_settings import check_at_least, flag
+from agents.runs.best import find_checkpoints
+from agents.runs.recording import Recording
 from agents.runs.score_statistics import interquartile_mean, stratified_bootstrap_interval
 from envs.atari import resolve
 from envs.atari_scores import human_normalised_score
-from launch.atari_run import KEPT
 from launch.command_line import Interruption, check_address, fail
 from launch.experiment import make_runs, resumed_runs, seed_range
 from launch.grid import RESULT
 
 PROGRAM = "python -m launch.sweep"
+RECORDING = Recording(evaluate_episodes=30)
 
 
 @dataclass(frozen=True)
@@ -55,22 +57,29 @@ class Arguments:
     """Join the Ray cluster at this address ("auto": the one running on this machine); all its nodes must see the folder."""
     retries: int = 3
     """How often a run that fails is tried again."""
-    checkpoint_every: int = 100_000
-    """Agent steps between checkpoints."""
-    keep: int = 3
-    """Newest checkpoints to keep; the one with the best mean return is kept beside them."""
-    evaluate_episodes: int = 30
-    """Full games to play with the last checkpoint of each run."""
+    weights_of: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Start every run from the weights of this run or checkpoint folder. Output layers of another size start fresh."""
+    recording: Annotated[Recording, tyro.conf.arg(name="")] = RECORDING
 
     def check(self) -> None:
         """ValueError, in one line, for a setting out of range."""
-        for name, low in dict(retries=0, checkpoint_every=1, keep=1, evaluate_episodes=1).items():
-            check_at_least(name, getattr(self, name), low)
+        check_at_least("retries", self.retries, 0)
+        self.recording.check()
+        # A sweep compares what the last games score.
+        check_at_least("evaluate_episodes", self.recording.evaluate_episodes, 1)
         if self.address is not None:
             check_address(self.address)
         if self.resume is not None:
             given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
-            check_resume([flag(name) for name in given if name not in ("resume", "address", "retries")])
+            given += [
+                f.name
+                for f in fields(Recording)
+                if getattr(self.recording, f.name) != getattr(RECORDING, f.name)
+            ]
+            mine = ("resume", "address", "retries", "recording")
+            check_resume(
+                ["--from" if name == "weights_of" else flag(name) for name in given if name not in mine]
+            )
 
 
 def main() -> None:
@@ -83,9 +92,12 @@ def main() -> None:
             runs = resumed_runs(sweep, lambda run: A3CConfig.from_dict(run["a3c"]).check())
         else:
             sweep = arguments.run_dir or Path("runs") / f"sweep-{time.strftime('%Y%m%d-%H%M%S')}"
-            kept = {name: getattr(arguments, name) for name in KEPT}
+            described: dict[str, Any] = {"run": asdict(arguments.recording)}
+            if arguments.weights_of is not None:
+                find_checkpoints(arguments.weights_of, best=False)
+                described["from"] = str(arguments.weights_of.absolute())
             configs = expand(arguments, rest)
-            runs = make_runs(sweep, {name: {"a3c": c.to_dict(), "run": kept} for name, c in configs.items()})
+            runs = make_runs(sweep, {name: {"a3c": c.to_dict()} | described for name, c in configs.items()})
     except ValueError as error:
         fail(error)
     print(f"run folder {sweep}   curves: tensorboard --logdir {sweep}", flush=True)
@@ -189,10 +201,16 @@ def finished(sweep: Path) -> list[dict[str, Any]]:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """For every game, head and learning rate, and for every head over all games: interquartile mean over runs, and its interval."""
+    """For every game, head and learning rate, and for every head over all games: interquartile mean over runs, and its interval.
+
+    A run's score is the mean return over its last three evaluations. Over all games it is human-normalised: 0 is random play, 1
+    human play.
+    """
     groups: dict[tuple[str, str, float], list[float]] = defaultdict(list)
     for result in results:
-        groups[result["env"], result["head"], result["learning_rate"]].append(result["mean"])
+        # Sweeps of before know the mean of the last games alone.
+        score = result.get("score", result["mean"])
+        groups[result["env"], result["head"], result["learning_rate"]].append(score)
     lines = [f"{'game':16} {'head':12} {'rate':>8} {'runs':>4} {'IQM':>10}   95 % interval"]
     pooled: dict[tuple[str, float], list[list[float]]] = defaultdict(list)
     for (env, head, rate), scores in sorted(groups.items()):

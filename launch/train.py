@@ -12,7 +12,6 @@ from typing import Annotated, Self
 
 import tyro
 
-from agents.a3c import start_training
 from agents.a3c.config import A3CConfig
 from agents.a3c.presets import preset
 from launch.atari_run import Command, RunArguments
@@ -49,9 +48,7 @@ def main() -> None:
     try:
         if config.gpus_per_worker and arguments.address is None:
             require_gpu("--gpus-per-worker")
-        status = COMMAND.carry_out(
-            arguments, config, lambda snapshot: start_training(config, snapshot, address=arguments.address)
-        )
+        status = COMMAND.carry_out(arguments, config)
     except ValueError as error:
         fail(error)
     raise SystemExit(status)

@@ -1,7 +1,7 @@
 """Settings of an A3C run. Defaults are the paper's: those of Mnih et al. 2016, with Table 6 for the Neurocoder head."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from agents.actor_critic_config import ActorCriticConfig, check_fraction
 from agents.layer_settings import check_at_least, check_known, check_not_negative, check_positive
@@ -11,6 +11,8 @@ from envs.atari import AtariSettings
 @dataclass(frozen=True)
 class A3CConfig(ActorCriticConfig):
     """One A3C run."""
+
+    key: ClassVar[str] = "a3c"
 
     head_on: Literal["actor", "critic", "both"] = "actor"
     """Which output layers the head replaces; the other stays linear. The paper's parameter count fits the actor alone."""
@@ -25,15 +27,13 @@ class A3CConfig(ActorCriticConfig):
     gpus_per_worker: float = 0.0
     """GPUs a worker takes, fractions allowed; 0 runs it on the CPU."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """What workers compute convolutions and LSTM in: auto times both at their start (with --deterministic it is fp32). Weights and
-    statistics are always fp32."""
+    """What workers compute convolutions and LSTM in. auto: the first worker on each kind of node times both, and all workers on that
+    kind take the faster one (with --deterministic it is fp32). Weights and statistics are always fp32."""
     deterministic: bool = False
     """With --workers 0: two runs give bit-identical parameters."""
 
     gae_lambda: float = 1.0
     """Lambda of generalised advantage estimation; 1 is the plain n-step advantage of A3C."""
-    life_loss_terminates: bool = True
-    """In training, losing a life ends the episode for the learner, while the game goes on."""
 
     optimizer: Literal["rmsprop", "adam", "amsgrad"] = "rmsprop"
     """Shared statistics: RMSProp as in Mnih et al. 2016, Adam, or AMSGrad (Reddi et al. 2018), whose steps shrink with the gradients."""

@@ -5,20 +5,20 @@ import torch
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_owner import Metrics, ParameterOwner, Snapshot
 from agents.a3c.training import Training
-from agents.a3c.worker import RolloutWorker
+from agents.a3c.worker import begin_worker
 
 
 class LocalTraining(Training):
     """One worker and the parameter owner, taking turns."""
+
+    on_ray = False
 
     def __init__(self, config: A3CConfig, snapshot: Snapshot | None = None):
         torch.set_num_threads(config.cpus_per_worker)
         if config.deterministic:
             torch.use_deterministic_algorithms(True)
         self.owner = ParameterOwner(config, snapshot)
-        self.worker = RolloutWorker(
-            config, 0, env_steps=self.owner.env_steps, random_state=self.owner.random_states.get("0")
-        )
+        self.worker = begin_worker(config, 0, self.owner.begin, self.owner.decide_precision)
 
     @property
     def finished(self) -> bool:

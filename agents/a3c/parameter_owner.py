@@ -17,10 +17,10 @@ from agents.a3c.config import A3CConfig
 from agents.a3c.optimizers import build_optimizer
 from agents.a3c.policy import build_policy, flatten_parameters
 from agents.a3c.worker import Report
+from agents.actor_critic_config import RECENT_EPISODES
+from agents.diagnostics import means
 from agents.errors import TrainingError
 from envs.atari import Episode, action_count, resolve
-
-RECENT_EPISODES = 100  # over which the mean return is taken
 
 
 class Weights(NamedTuple):
@@ -36,10 +36,12 @@ class Weights(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Where a worker's games and its action generator go on from."""
+    """Where a worker's games and its action generator continue from."""
 
     env_steps: int
     random_state: Tensor | None
+    precision: str | None
+    """What workers on its kind of node compute in; None if that is not decided yet."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,15 @@ class Snapshot:
     optimizer: dict[str, Tensor]
     """Statistics over the flat parameter vector, by name."""
     random_states: dict[str, Tensor]
-    """Of each worker's action generator, by the worker's number, uint8."""
+    """State of each worker's action generator, by the worker's number, uint8."""
+    precisions: dict[str, str] = field(default_factory=dict)
+    """What workers compute in, fp32 or bf16, by kind of node."""
     attention: np.ndarray | None = None
     """The latest mean attention over slots, (3, H, P), for a picture; not needed to continue."""
 
     @property
     def mean_return(self) -> float | None:
-        """Over the last 100 games; None before the first has ended."""
+        """Over the last 20 games; None before the first has ended."""
         return float(np.mean(self.recent_returns)) if self.recent_returns else None
 
     def map(self, function: Callable[[Any], Any]) -> "Snapshot":
@@ -82,8 +86,10 @@ class Metrics:
     learning_rate: float
     entropy_weight: float
     mean_return: float | None
-    losses: dict[str, float] = field(default_factory=dict)
-    """Means over the updates since the last look."""
+    scalars: dict[str, float] = field(default_factory=dict)
+    """Means over the updates since the last look, by TensorBoard tag (docs/curves.md). Empty if there was no update."""
+    precisions: dict[str, str] = field(default_factory=dict)
+    """What workers compute in, fp32 or bf16, by kind of node."""
     seconds: dict[str, float] = field(default_factory=dict)
     """What a worker spent on an update, means since the last look: exchange, play, gradient."""
     staleness: float | None = None
@@ -116,15 +122,15 @@ class ParameterOwner:
         self.env_steps = self.updates = self.episodes = 0
         self.recent_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
         self.random_states: dict[str, Tensor] = {}
+        self.precisions: dict[str, str] = {}
         self.attention: np.ndarray | None = None
         self.faults: Counter[str] = Counter(duplicate=0, late=0, not_finite=0, steps_lost=0)
         self._latest: dict[int, tuple[int, int]] = {}  # worker -> (attempt, number) of its last push
         self._heard: dict[int, float] = {}  # worker -> when it last began or pushed
         if snapshot is not None:
             self._restore(snapshot)
-        self._reports: list[
-            tuple[int, int, Report]
-        ] = []  # (env_steps, staleness, report) since the last look
+        # (env_steps, staleness, report) since the last look
+        self._reports: list[tuple[int, int, Report]] = []
 
     def _restore(self, snapshot: Snapshot) -> None:
         self.network.load_state_dict(snapshot.parameters)  # into the views of the flat vector
@@ -134,6 +140,8 @@ class ParameterOwner:
         self.env_steps, self.updates, self.episodes = snapshot.env_steps, snapshot.updates, snapshot.episodes
         self.recent_returns.extend(snapshot.recent_returns)
         self.random_states = dict(snapshot.random_states)
+        if self.config.precision == "auto":
+            self.precisions = dict(snapshot.precisions)
 
     @property
     def learning_rate(self) -> float:
@@ -147,10 +155,14 @@ class ParameterOwner:
     def pull(self) -> Weights:
         return Weights(self.updates, self.env_steps, self.flat.detach().numpy(), self.finished)
 
-    def begin(self, worker: int) -> Start:
-        """A worker asks where to go on from, before its first rollout."""
+    def begin(self, worker: int, node_kind: str) -> Start:
+        """A worker asks where to continue from, before its first rollout."""
         self._heard[worker] = time.monotonic()
-        return Start(self.env_steps, self.random_states.get(str(worker)))
+        return Start(self.env_steps, self.random_states.get(str(worker)), self.precisions.get(node_kind))
+
+    def decide_precision(self, node_kind: str, precision: str) -> str:
+        """What workers on a kind of node compute in from here on: what the first of them that asks has chosen."""
+        return self.precisions.setdefault(node_kind, precision)
 
     def end(self, worker: int) -> int | None:
         """A worker is no more: the attempt that its last push came from, None if none came."""
@@ -214,11 +226,12 @@ class ParameterOwner:
             entropy_weight=self.config.entropy_weight_at(self.env_steps),
             mean_return=float(np.mean(self.recent_returns)) if self.recent_returns else None,
             attention=self.attention,
+            precisions=dict(self.precisions),
             faults=dict(self.faults),
         )
         if reports:
-            metrics.losses = _means([report.losses for _, _, report in reports])
-            metrics.seconds = _means([report.seconds for _, _, report in reports])
+            metrics.scalars = means([report.scalars for _, _, report in reports])
+            metrics.seconds = means([report.seconds for _, _, report in reports])
             metrics.staleness = float(np.mean([staleness for _, staleness, _ in reports]))
         for env_steps, _, report in reports:
             metrics.episodes += [(env_steps, episode) for episode in report.episodes]
@@ -234,9 +247,6 @@ class ParameterOwner:
             parameters=self.network.state_dict(),
             optimizer=dict(self.optimizer.state[self.flat]),
             random_states=dict(self.random_states),
+            precisions=dict(self.precisions),
             attention=self.attention,
         )
-
-
-def _means(rows: list[dict[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

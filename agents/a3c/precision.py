@@ -1,6 +1,8 @@
 """In which precision a worker computes its convolutions and its LSTM: most of its time goes there."""
 
+import platform
 import time
+from pathlib import Path
 
 import torch
 
@@ -12,17 +14,29 @@ ROUNDS = 3
 MARGIN = 1.1  # by which bf16 must be faster: below that it only costs digits
 
 
-def set_precision(network: ConvLSTM, config: A3CConfig) -> None:
-    """As configured; "auto" takes bf16 where it is faster on this machine, by a test that takes less than a second.
+def choose_precision(network: ConvLSTM, config: A3CConfig) -> str:
+    """fp32 or bf16: what is configured, or for "auto" the faster one on this machine, by a test of less than a second.
 
     GPUs and processors with instructions for bf16 gain (a run with AVX-512's is 1.7 times as fast, docs/results/a3c),
-    others lose as much or more. A deterministic run, for which a timing must not decide anything, has "auto" mean fp32. Weights and
-    statistics stay fp32 in any case.
+    others lose as much or more. In a deterministic run a timing must not decide anything, so "auto" means fp32 there.
     """
-    name: str = config.precision
-    if name == "auto":
-        name = "fp32" if config.deterministic else faster_precision(network, games=config.envs_per_worker)
-    network.compute_dtype = PRECISIONS[name]
+    if config.precision != "auto":
+        return config.precision
+    return "fp32" if config.deterministic else faster_precision(network, games=config.envs_per_worker)
+
+
+def node_kind(device: torch.device) -> str:
+    """Names the kind of machine that a worker computes on: its GPU, or its processor with its instructions for bf16."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    about = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    flags = about.get("flags", "").split()
+    bf16 = [name for name in ("amx_bf16", "avx512_bf16") if name in flags]
+    return " ".join([about.get("model name", platform.machine()), *bf16])
 
 
 def faster_precision(network: ConvLSTM, *, games: int) -> str:

@@ -15,16 +15,15 @@ import torch
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 from ray.util import get_current_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 from torch import Tensor
 
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_owner import Metrics, ParameterOwner, Snapshot, Start, Weights
 from agents.a3c.training import Training
-from agents.a3c.worker import Report, RolloutWorker
+from agents.a3c.worker import Report, begin_worker
 from agents.errors import TrainingError
 from agents.memory import return_freed_memory
-from agents.ray_cluster import check_room, connect
+from agents.ray_cluster import beside_driver, check_room, connect
 
 
 @ray.remote
@@ -36,8 +35,11 @@ class OwnerActor:
         torch.set_num_threads(1)
         self.owner = ParameterOwner(config, snapshot)
 
-    def begin(self, worker: int) -> Start:
-        return self.owner.begin(worker)
+    def begin(self, worker: int, node_kind: str) -> Start:
+        return self.owner.begin(worker, node_kind)
+
+    def decide_precision(self, node_kind: str, precision: str) -> str:
+        return self.owner.decide_precision(node_kind, precision)
 
     def end(self, worker: int) -> int | None:
         return self.owner.end(worker)
@@ -62,9 +64,12 @@ class OwnerActor:
 def work(config: A3CConfig, index: int, attempt: int, owner: ActorHandle) -> None:
     """A worker's life: rollout, push, again, until the run has taken its steps."""
     torch.set_num_threads(config.cpus_per_worker)
-    start = ray.get(owner.begin.remote(index))
-    worker = RolloutWorker(
-        config, index, attempt=attempt, env_steps=start.env_steps, random_state=start.random_state
+    worker = begin_worker(
+        config,
+        index,
+        lambda *asked: ray.get(owner.begin.remote(*asked)),
+        lambda *asked: ray.get(owner.decide_precision.remote(*asked)),
+        attempt=attempt,
     )
     weights = ray.get(owner.pull.remote())
     while not weights.finished:
@@ -110,16 +115,18 @@ class RayTraining(Training):
         except TrainingError:
             self._disconnect()
             raise
-        beside_driver, self.spread = _placement()
+        # Workers are spread over the nodes, but a sweep's stay in the placement group of their run.
+        self.spread = "SPREAD" if get_current_placement_group() is None else beside_driver()
         placed = OwnerActor.options(  # type: ignore[attr-defined]
             num_cpus=0,
-            scheduling_strategy=beside_driver,
+            scheduling_strategy=beside_driver(),
             enable_task_events=False,  # Ray's server would keep 4 kB for each of the last 100,000 pushes
         )
         self.owner = placed.remote(config, snapshot)
         self.running: dict[Any, Worker] = {}  # by the answer that comes when the worker ends
         self.at_work = 0  # those that have found a place
         self.restarts = 0
+        self.closed = False
         self.messages: list[str] = []
         for index in range(max(1, self._free_places()) if config.workers == "auto" else config.workers):
             self._start(index)
@@ -208,6 +215,9 @@ class RayTraining(Training):
             raise TrainingError(f"the parameter owner failed: {_cause(error)}") from error
 
     def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
         for worker in self.running.values():
             ray.kill(worker.actor)
         ray.kill(self.owner)
@@ -216,15 +226,6 @@ class RayTraining(Training):
     def _disconnect(self) -> None:
         if self.connected:
             ray.shutdown()
-
-
-def _placement() -> tuple[Any, Any]:
-    """Where the owner and the workers go: beside the driver, and spread over the nodes; or all into the driver's own group."""
-    group = get_current_placement_group()
-    if group is not None:
-        within = PlacementGroupSchedulingStrategy(group)
-        return within, within
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False), "SPREAD"
 
 
 def _root(error: BaseException) -> BaseException:

@@ -7,6 +7,9 @@ from agents.a3c.parameter_owner import Metrics, Snapshot
 
 
 class Training(ABC):
+    on_ray = True
+    """Whether it runs on a Ray cluster, which this process is connected to."""
+
     @property
     @abstractmethod
     def finished(self) -> bool: ...
@@ -27,7 +30,7 @@ class Training(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Frees games and actors."""
+        """Frees games and actors. May be called twice."""
 
     def __enter__(self) -> Self:
         return self

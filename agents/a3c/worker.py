@@ -4,25 +4,33 @@ It knows nothing of Ray. Shapes: T steps, N games, n parameters.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from agents.a3c.config import A3CConfig
 from agents.a3c.loss import actor_critic_losses
 from agents.a3c.policy import build_policy, flatten_parameters
-from agents.a3c.precision import set_precision
+from agents.a3c.precision import PRECISIONS, choose_precision, node_kind
 from agents.a3c.returns import generalised_advantages
+from agents.diagnostics import describe_rollout
 from agents.memory import keep_freed_memory
-from envs.atari import AtariGames, Episode, action_count, resolve
+from envs.atari import AtariGames, Episode, action_names
 from neurocoder import NeurocoderLinear, auxiliary_loss
 from neurocoder.networks.conv_lstm import State
 from neurocoder.networks.convolutions import Activations
 from neurocoder.networks.lstm import LSTMWeights
 
+if TYPE_CHECKING:
+    from agents.a3c.parameter_owner import Start
+
 TRACE_EVERY = 50  # rollouts between two looks at the attention of a Neurocoder head
+BLOCKS = ("convolutions", "lstm", "actor", "critic")  # of the network, in the order of their parameters
 
 
 @dataclass(frozen=True)
@@ -31,15 +39,15 @@ class Report:
 
     worker: int
     attempt: int
-    """How often the worker has been started anew."""
+    """How often the worker has been restarted."""
     number: int
-    """Of the rollout since then, from 1."""
+    """The number of the rollout since then, from 1."""
     version: int
     """Version of the weights that the gradient was computed with."""
     steps: int
     """Agent steps taken."""
-    losses: dict[str, float]
-    """policy, value, entropy, orthogonality, gradient_norm (before clipping)."""
+    scalars: dict[str, float]
+    """What TensorBoard shows of the rollout, by tag (docs/curves.md)."""
     seconds: dict[str, float]
     """exchange (between the rollout before and this one), play (games and acting), gradient."""
     episodes: list[Episode]
@@ -61,7 +69,10 @@ class Rollout:
     rewards: Tensor  # (T, N), clipped; NaN where the game gave no finite one
     terminated: Tensor  # (T, N) bool
     truncated: Tensor  # (T, N) bool
-    valid: Tensor  # (T, N) bool: False where a game only began anew
+    valid: (
+        Tensor  # (T, N) bool: False where the action was ignored, since a game restarted or FIRE was pressed
+    )
+    kl: Tensor | None  # scalar, nats: from the policy before the last update to the one after it
     episodes: list[Episode]
 
 
@@ -76,24 +87,22 @@ class RolloutWorker:
         attempt: int = 0,
         env_steps: int = 0,
         random_state: Tensor | None = None,
+        precision: str | None = None,
     ):
-        """`env_steps` and `random_state`: where the run continues from; games begin anew there."""
+        """`env_steps` and `random_state`: where the run continues from; games restart there. `precision`: fp32 or bf16; None
+        chooses (`choose_precision`)."""
         keep_freed_memory()
         self.config, self.index, self.attempt = config, index, attempt
         self.device = torch.device("cuda" if config.gpus_per_worker else "cpu")
-        settings = resolve(config.env)
-        self.network = build_policy(config, action_count(settings.rom)).to(self.device)
+        settings = config.game()
+        self.actions = action_names(settings.rom)
+        self.network = build_policy(config, len(self.actions)).to(self.device)
         self.weights, self.gradient = flatten_parameters(self.network)
-        set_precision(self.network, config)
+        self.set_precision(precision or choose_precision(self.network, config))
         self.generator = torch.Generator(self.device).manual_seed(config.seed * 1000 + index)
         if random_state is not None and random_state.shape == self.generator.get_state().shape:
             self.generator.set_state(random_state)  # a CPU's state says nothing to a GPU's generator
-        self.games = AtariGames(
-            settings,
-            config.envs_per_worker,
-            life_loss_terminates=config.life_loss_terminates,
-            threads=config.cpus_per_worker,
-        )
+        self.games = AtariGames(settings, config.envs_per_worker, threads=config.cpus_per_worker)
         self.rollouts = 0
         self.restart_games(env_steps)
         self.ended = time.perf_counter()  # the last rollout
@@ -104,6 +113,13 @@ class RolloutWorker:
         self.frames = torch.from_numpy(frames).to(self.device)
         self.start = torch.ones(self.games.count, dtype=torch.bool, device=self.device)
         self.state = self.network.initial_state(self.games.count)
+        self.last_policy: Tensor | None = (
+            None  # (N, A), log-probabilities for `frames`, before the last update
+        )
+
+    def set_precision(self, name: str) -> None:
+        """Computes in fp32 or bf16 from here on."""
+        self.precision, self.network.compute_dtype = name, PRECISIONS[name]
 
     def load(self, weights: np.ndarray) -> None:
         """Takes over the shared weights (n,)."""
@@ -117,12 +133,13 @@ class RolloutWorker:
         lstm = self.network.lstm_weights()
         played = self._play(lstm)
         over = time.perf_counter()
-        losses, total, hidden = self._losses(
+        scalars, total, hidden = self._losses(
             played, first_state, lstm, self.config.entropy_weight_at(env_steps)
         )
         self.gradient.zero_()
         total.backward()
-        norm = self.gradient.norm()
+        norms = torch.stack([block.norm() for block in self._blocks()])
+        norm = norms.norm()
         self.gradient *= (self.config.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
         vector = self.gradient.cpu().numpy()
         self.rollouts += 1
@@ -133,7 +150,9 @@ class RolloutWorker:
             number=self.rollouts,
             version=version,
             steps=int(played.valid.sum()),
-            losses=losses | {"gradient_norm": norm.item()},
+            scalars=scalars
+            | {"gradients/norm": norm.item()}
+            | {f"gradients/norm_{name}": value for name, value in zip(BLOCKS, norms.tolist(), strict=True)},
             seconds={"exchange": began - before, "play": over - began, "gradient": self.ended - over},
             episodes=played.episodes,
             random_state=self.generator.get_state(),
@@ -146,13 +165,15 @@ class RolloutWorker:
     def _play(self, lstm: LSTMWeights) -> Rollout:
         """Acts for T steps. What the convolutions leave is kept for the gradient, so they run once a frame."""
         network, state = self.network, self.state
-        activations, starts, actions, steps = [], [], [], []
-        for _ in range(self.config.rollout_steps):
+        activations, starts, actions, steps, kl = [], [], [], [], None
+        for t in range(self.config.rollout_steps):
             activations.append(network.activations(self.frames))
             starts.append(self.start)
             hidden, state = network.step(network.features_of(activations[-1:]), state, self.start, lstm)
-            policy = network.actor(hidden).softmax(dim=-1)
-            action = torch.multinomial(policy, 1, generator=self.generator).squeeze(1)
+            log_policy = network.actor(hidden).log_softmax(dim=-1)  # (N, A)
+            if t == 0 and self.last_policy is not None:
+                kl = F.kl_div(log_policy, self.last_policy, reduction="batchmean", log_target=True)
+            action = torch.multinomial(log_policy.exp(), 1, generator=self.generator).squeeze(1)
             step = self.games.step(action.cpu().numpy())
             actions.append(action)
             steps.append(step)
@@ -170,14 +191,15 @@ class RolloutWorker:
             rewards=rewards.clamp(-limit, limit).where(rewards.isfinite(), torch.nan),
             terminated=stacked("terminated"),
             truncated=stacked("truncated"),
-            valid=~stacked("reset"),
+            valid=stacked("valid"),
+            kl=kl,
             episodes=[episode for step in steps for episode in step.episodes],
         )
 
     def _losses(
         self, played: Rollout, first_state: State, lstm: LSTMWeights, entropy_weight: float
     ) -> tuple[dict[str, float], Tensor, Tensor]:
-        """Losses by name, the scalar to differentiate and the LSTM's outputs (T, N, 512), detached.
+        """Scalars by tag, the loss to differentiate and the LSTM's outputs (T, N, 512), detached.
 
         The LSTM acted without graph; it runs again over the whole rollout, which leaves the state for the next one.
         """
@@ -190,6 +212,7 @@ class RolloutWorker:
         with torch.no_grad():
             last_hidden, _ = network.step(network.features(self.frames), self.state, self.start, lstm)
             last_value = network.critic(last_hidden).squeeze(-1)  # (N,)
+            self.last_policy = network.actor(last_hidden).log_softmax(dim=-1)  # (N, A)
             advantages, returns = generalised_advantages(
                 played.rewards,
                 torch.cat((values, last_value.unsqueeze(0))),
@@ -203,13 +226,21 @@ class RolloutWorker:
         )
         orthogonality = auxiliary_loss(network)
         total = policy + config.value_weight * value - entropy_weight * entropy + orthogonality
-        losses = {
-            "policy": policy.item(),
-            "value": value.item(),
-            "entropy": entropy.item() / config.rollout_steps,  # nats a step
-            "orthogonality": orthogonality.item(),
+        scalars = {
+            "losses/policy": policy.item() / config.rollout_steps,
+            "losses/value": value.item() / config.rollout_steps,
+            "losses/entropy": entropy.item() / config.rollout_steps,
+            "losses/orthogonality": orthogonality.item(),
         }
-        return losses, total, hidden.detach()
+        scalars |= describe_rollout(values, advantages, returns, played.actions, played.valid, self.actions)
+        if played.kl is not None:
+            scalars["policy/kl"] = played.kl.item()
+        return scalars, total, hidden.detach()
+
+    def _blocks(self) -> list[Tensor]:
+        """The gradient of each of `BLOCKS`, a view of the whole one."""
+        sizes = [sum(p.numel() for p in self.network.get_submodule(name).parameters()) for name in BLOCKS]
+        return list(self.gradient.split(sizes))
 
     def _not_finite(self, rewards: Tensor, norm: Tensor) -> str | None:
         """What to tell of a rollout with rewards (T, N) and this norm of the gradient."""
@@ -227,3 +258,30 @@ class RolloutWorker:
         if not isinstance(self.network.actor, NeurocoderLinear):
             return None
         return self.network.actor.trace(hidden).attention.mean(dim=(0, 1, 2)).cpu().numpy()
+
+
+def begin_worker(
+    config: A3CConfig,
+    index: int,
+    begin: Callable[[int, str], "Start"],
+    decide_precision: Callable[[str, str], str],
+    *,
+    attempt: int = 0,
+) -> RolloutWorker:
+    """A worker that continues where the parameter owner says, in the precision that all workers on its kind of node have.
+
+    Args:
+        begin, decide_precision: the methods of `ParameterOwner`, called here or through Ray.
+    """
+    kind = node_kind(torch.device("cuda" if config.gpus_per_worker else "cpu"))
+    start = begin(index, kind)
+    worker = RolloutWorker(
+        config,
+        index,
+        attempt=attempt,
+        env_steps=start.env_steps,
+        random_state=start.random_state,
+        precision=start.precision,
+    )
+    worker.set_precision(decide_precision(kind, worker.precision))
+    return worker

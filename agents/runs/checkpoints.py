@@ -124,15 +124,30 @@ def save_checkpoint(
         # Clones, because safetensors refuses views and tensors that share memory, such as tied weights.
         copies = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in named.items()}
         files[f"{group}.safetensors"] = save(copies)
-    files[STATE] = _json_bytes(state)
+    return _write(folder, step, files | {STATE: _json_bytes(state)}, torch_version=str(torch.__version__))
+
+
+def amend_state(path: Path, **changes: Any) -> None:
+    """Write a checkpoint again with entries added to its state, or replaced, as whole at every moment as `save_checkpoint`.
+
+    Raises CheckpointError when the checkpoint is gone or damaged, OSError when the disk refuses.
+    """
+    step, files = _verified_files(path)
+    torch_version = _parse_json(path, MANIFEST, (path / MANIFEST).read_bytes())["torch_version"]
+    files[STATE] = _json_bytes(_parse_json(path, STATE, files[STATE]) | changes)
+    _write(path.parent, step, files, torch_version=torch_version)
+
+
+def _write(folder: Path, step: int, files: dict[str, bytes], *, torch_version: str) -> Path:
+    """Write these files and their manifest as the checkpoint of a step."""
     assert all(_FILE_NAME.fullmatch(name) for name in files), list(files)
     manifest = {
         "format_version": FORMAT_VERSION,
         "step": step,
-        "torch_version": str(torch.__version__),
+        "torch_version": torch_version,
         "files": {name: {"size": len(data), "sha256": _sha256(data)} for name, data in files.items()},
     }
-    files[MANIFEST] = _json_bytes(manifest | {"sha256": _sha256(_json_bytes(manifest))})
+    files = files | {MANIFEST: _json_bytes(manifest | {"sha256": _sha256(_json_bytes(manifest))})}
 
     final = folder / f"step-{step:012d}"
     temporary = _temporary(final)
@@ -265,13 +280,17 @@ def _whole_states(folder: Path) -> dict[Path, dict[str, Any]]:
     return states
 
 
-def _best(states: dict[Path, dict[str, Any]], score: Callable[[dict[str, Any]], float | None]) -> Path | None:
+Score = Callable[[dict[str, Any]], tuple[float, ...] | None]
+"""Takes a checkpoint's state: numbers, of which the first that differs decides, or None for a checkpoint without a score."""
+
+
+def _best(states: dict[Path, dict[str, Any]], score: Score) -> Path | None:
     scores = {path: score(state) for path, state in states.items()}
-    valid = {path: value for path, value in scores.items() if value is not None and not math.isnan(value)}
+    valid = {path: value for path, value in scores.items() if value and not any(map(math.isnan, value))}
     return max(valid, key=valid.__getitem__, default=None)
 
 
-def best_checkpoint(folder: Path, score: Callable[[dict[str, Any]], float | None]) -> Path | None:
+def best_checkpoint(folder: Path, score: Score) -> Path | None:
     """The whole checkpoint with the highest score, the newest of equals; None when none has a score."""
     return _best(_whole_states(folder), score)
 
@@ -287,8 +306,8 @@ def _another_lives(pid: int) -> bool:
     return pid != os.getpid()
 
 
-def prune_checkpoints(folder: Path, *, keep: int, score: Callable[[dict[str, Any]], float | None]) -> None:
-    """Remove all but the `keep` newest checkpoints and the best one, and what dead processes left unfinished.
+def prune_checkpoints(folder: Path, *, keep: int, score: Score, spare: Path | None = None) -> None:
+    """Remove all but the `keep` newest checkpoints, the best one and `spare`, and what dead processes left unfinished.
 
     Damaged checkpoints do not count towards `keep`: after a fallback to an older one, the damaged newer one
     would push out what is saved next. Call it from the thread that saves.
@@ -298,7 +317,7 @@ def prune_checkpoints(folder: Path, *, keep: int, score: Callable[[dict[str, Any
     best, whole, paths = _best(states, score), list(states), list_checkpoints(folder)
     older = paths[paths.index(whole[keep - 1]) + 1 :] if len(whole) >= keep else []
     for path in older:
-        if path != best:
+        if path not in (best, spare):
             _discard(path)
     for path in folder.glob(".step-*"):
         match = _TEMPORARY_NAME.fullmatch(path.name)

@@ -62,18 +62,18 @@ class Curves:
         for step, episode in metrics.episodes:
             self._add("scalar", "charts/episodic_return", episode.score, step)
             self._add("scalar", "charts/episodic_length", episode.length, step)
-        scalars: dict[str, float | None] = {"a3c/workers": metrics.workers}
+        scalars: dict[str, float | None] = {"updates/workers": metrics.workers}
         scalars |= {f"faults/{name}": count for name, count in metrics.faults.items()}
-        if metrics.losses:
+        if metrics.scalars:
             scalars |= {
                 "charts/SPS": steps_per_second,
                 "charts/frames": metrics.env_steps * self.frame_skip,
                 "charts/learning_rate": metrics.learning_rate,
                 "charts/entropy_weight": metrics.entropy_weight,
-                "a3c/staleness": metrics.staleness,
-                "a3c/updates": metrics.updates,
+                "updates/staleness": metrics.staleness,
+                "updates/count": metrics.updates,
             }
-            scalars |= {f"losses/{name}": value for name, value in metrics.losses.items()}
+            scalars |= metrics.scalars
             scalars |= {f"time/{name}": value for name, value in metrics.seconds.items()}
             if metrics.attention is not None:
                 scalars["program/usage_entropy"] = usage_entropy(metrics.attention)
@@ -81,6 +81,22 @@ class Curves:
             if value is None:
                 continue
             self._add("scalar", tag, value, metrics.env_steps)
+
+    def write_evaluation(self, evaluation: dict[str, Any]) -> None:
+        """Takes what `agents.runs.evaluation.evaluate` gives."""
+        scalars = {
+            "eval/mean_return": evaluation["mean"],
+            "eval/length": evaluation["mean_length"],
+            "eval/human_normalised": evaluation["human_normalised_mean"],
+        }
+        for tag, value in scalars.items():
+            if value is not None:
+                self._add("scalar", tag, value, evaluation["env_steps"])
+
+    def write_precisions(self, precisions: dict[str, str], env_steps: int) -> None:
+        """A line under the tab Text for each kind of node that workers compute on."""
+        rows = "\n".join(f"| {kind} | {precision} |" for kind, precision in precisions.items())
+        self._add("text", "precision", f"| kind of node | precision |\n|---|---|\n{rows}", env_steps)
 
     def write_attention(self, attention: np.ndarray, env_steps: int) -> None:
         """A picture of the mean attention (3, H, P)."""

@@ -105,7 +105,7 @@ class RunFolder:
         self.close()
 
 
-def write_json_atomically(path: Path, value: dict[str, Any]) -> None:
+def write_json_atomically(path: Path, value: dict[str, Any] | list[Any]) -> None:
     """Write `value` as JSON to `path`; a reader sees the old or the new text, whole. Raises OSError."""
     data = (json.dumps(value, indent=2) + "\n").encode()
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")

@@ -1,4 +1,4 @@
-"""The progress line of a training run: rewritten in place on a terminal, a plain line now and then elsewhere."""
+"""Progress lines of a training run and of games being played: rewritten in place on a terminal, plain lines now and then elsewhere."""
 
 import sys
 import time
@@ -47,6 +47,33 @@ class Progress:
     def say(self, message: str) -> None:
         """A line of its own, above the progress line."""
         print(f"\r\x1b[K{message}" if self.live else message, flush=True)
+
+
+class GamesProgress:
+    """A line on stderr about games that are played side by side. Call it after every step; it takes what `play` tells."""
+
+    def __init__(self, games: int, *, name: str = ""):
+        """`games`: to be played; `name`: stands before the line."""
+        self.games, self.name = games, f"{name}  " if name else ""
+        self.live = sys.stderr.isatty()
+        self.interval = 1.0 if self.live else 30.0
+        self.began = self.shown = time.monotonic()
+
+    def __call__(self, finished: int, steps: int) -> None:
+        """`finished`: games that have ended; `steps`: taken in the longest one."""
+        now = time.monotonic()
+        if now - self.shown >= self.interval:
+            self.shown = now
+            left = (now - self.began) * (self.games - finished) / finished if finished else None
+            line = f"{self.name}{finished} of {self.games} games done, longest {steps:,} steps  ETA {clock(left)}"
+            print(
+                f"\r\x1b[K{line}" if self.live else line,
+                end="" if self.live else "\n",
+                file=sys.stderr,
+                flush=True,
+            )
+        if finished == self.games and self.live:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def clock(seconds: float | None) -> str:

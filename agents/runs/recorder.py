@@ -1,5 +1,6 @@
-"""What a training run leaves behind as it goes: curves, checkpoints and a progress line."""
+"""What an Atari run leaves in its folder as it trains: curves, checkpoints, evaluations, and a progress line."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -7,62 +8,86 @@ from typing import Any
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_owner import Metrics
 from agents.a3c.training import Training
-from agents.runs.checkpoints import prune_checkpoints
+from agents.runs.best import score
+from agents.runs.checkpoints import CheckpointError, amend_state, prune_checkpoints
 from agents.runs.curves import Curves
-from agents.runs.folder import RunFolder
-from agents.runs.progress import Progress
-from agents.runs.snapshots import mean_return, save
-from envs.atari import resolve
+from agents.runs.evaluation import evaluate
+from agents.runs.evaluator import EvaluationFailed, Evaluator
+from agents.runs.folder import RunFolder, software_versions, write_json_atomically
+from agents.runs.progress import GamesProgress, Progress
+from agents.runs.recording import Recording
+from agents.runs.snapshots import save
+
+LOOK_EVERY = 1.0  # seconds
+LAST_EVALUATIONS = 3  # whose mean is the score of a run
+EVALUATIONS = "evaluation.json"  # all evaluations of a run, in the format of launch.evaluate --json
 
 
 class Recorder:
-    """Looks at a training run about once a second, and saves it every `checkpoint_every` agent steps."""
+    """Looks at a training run about once a second; saves and evaluates it when it is time."""
 
     def __init__(
         self,
         folder: RunFolder,
         settings: dict[str, Any],
         policy: A3CConfig,
+        recording: Recording,
         *,
         env_steps: int,
-        checkpoint_every: int,
-        keep: int,
+        on_ray: bool,
     ):
-        """`settings`: of the run, for people; `policy`: for those who play it. `env_steps`: where the run starts from; `keep`:
-        newest checkpoints kept, beside the best one."""
-        frame_skip = resolve(policy.env).frame_skip
-        self.folder, self.policy, self.checkpoint_every, self.keep = folder, policy, checkpoint_every, keep
-        self.progress = Progress(policy.total_steps, frame_skip=frame_skip, env_steps=env_steps)
-        self.curves = Curves(folder.path, frame_skip=frame_skip, env_steps=env_steps, warn=self._warn)
+        """`settings`: of the run, for people. `policy`: for those who play it. `env_steps`: where the run starts from. `on_ray`:
+        evaluate in a Ray actor beside the run, not in this process."""
+        settings_of_game = policy.game()
+        self.folder, self.policy, self.recording = folder, policy, recording
+        self.software = software_versions()  # now: the checkout may move on while a run goes
+        self.progress = Progress(
+            policy.total_steps, frame_skip=settings_of_game.frame_skip, env_steps=env_steps
+        )
+        self.curves = Curves(
+            folder.path, frame_skip=settings_of_game.frame_skip, env_steps=env_steps, warn=self._warn
+        )
         self.curves.describe(settings)
-        self.mean_return: float | None = None
+        self.evaluator = Evaluator(games=recording.evaluate_games, seed=policy.seed, on_ray=on_ray)
+        self.evaluations = [each for each in read_evaluations(folder.path) if each["env_steps"] <= env_steps]
+        self.metrics: Metrics | None = None
+        self.env_steps, self.precisions = env_steps, dict[str, str]()
         self.looked = time.monotonic()
-        self.next_checkpoint = env_steps + checkpoint_every
+        self.next_checkpoint = env_steps + recording.checkpoint_every
+        # Counted from the last one: a run that is resumed often is evaluated no later for it.
+        evaluated = self.evaluations[-1]["env_steps"] if self.evaluations else 0
+        self.next_evaluation = evaluated + recording.evaluate_every
 
-    def look(self, training: Training) -> None:
-        """Call it as often as you like."""
-        if time.monotonic() - self.looked < 1.0:
-            return
+    def look(self, training: Training) -> Metrics | None:
+        """Call it as often as you like: what happened since the last look, None if that was less than a second ago."""
+        if time.monotonic() - self.looked < LOOK_EVERY:
+            return None
         self.looked = time.monotonic()
         metrics = self._write_curves(training)
-        self.mean_return = metrics.mean_return
         self.progress.update(metrics.env_steps, metrics.mean_return)
-        if metrics.env_steps >= self.next_checkpoint:
+        self.take_evaluation()
+        if self._evaluation_is_due():
+            checkpoint = self.checkpoint(training)
+            if checkpoint is not None:
+                self.next_evaluation = self.env_steps + self.recording.evaluate_every
+                self.evaluator.begin(checkpoint)
+        elif metrics.env_steps >= self.next_checkpoint:
             self.checkpoint(training)
+        return metrics
 
     def checkpoint(self, training: Training) -> Path | None:
         """Saves the run as it stands; None, and a warning, if the disk refuses."""
         snapshot = training.snapshot()
-        self.next_checkpoint = snapshot.env_steps + self.checkpoint_every
+        self.next_checkpoint = snapshot.env_steps + self.recording.checkpoint_every
         try:
-            path = save(self.folder.checkpoints, snapshot, self.policy)
-        except OSError as error:
+            path = save(self.folder.checkpoints, snapshot, self.policy, self.software)
+            for each in self.evaluations:
+                if each["env_steps"] == snapshot.env_steps:  # of the checkpoint that this one replaces
+                    amend_state(path, evaluation=_brief(each))
+        except (OSError, CheckpointError) as error:
             self._warn(f"no checkpoint at {snapshot.env_steps:,} steps: {error}; earlier ones are whole")
             return None
-        try:
-            prune_checkpoints(self.folder.checkpoints, keep=self.keep, score=mean_return)
-        except OSError as error:
-            self._warn(f"old checkpoints stay: {error}")
+        self._prune()
         if snapshot.attention is not None:
             self.curves.write_attention(snapshot.attention, snapshot.env_steps)
         self.curves.flush()
@@ -72,16 +97,112 @@ class Recorder:
     def finish(self, training: Training) -> Path | None:
         """Writes the last curves and the last checkpoint, as `checkpoint` does."""
         self._write_curves(training)
-        path = self.checkpoint(training)
+        return self.checkpoint(training)
+
+    @property
+    def evaluating(self) -> bool:
+        """Whether an evaluation is under way."""
+        return self.evaluator.busy
+
+    def take_evaluation(self, *, timeout: float | None = 0.0) -> None:
+        """Keeps the result of an evaluation, if it is there within so many seconds; None waits for it."""
+        try:
+            result = self.evaluator.take(timeout=timeout)
+        except EvaluationFailed as error:
+            self._warn(f"an evaluation failed: {error}")
+            return
+        if result is not None:
+            self._keep_evaluation(result)
+            games, steps = len(result["episode_returns"]), result["env_steps"]
+            self.progress.say(
+                f"evaluation at {steps:,} steps: mean return {result['mean']:.2f} over {games} games"
+            )
+
+    @property
+    def recent_score(self) -> float | None:
+        """The mean return over the last three evaluations; None before the first."""
+        means = [each["mean"] for each in self.evaluations[-LAST_EVALUATIONS:]]
+        return sum(means) / len(means) if means else None
+
+    def evaluate_last(self, checkpoint: Path) -> dict[str, Any]:
+        """Plays the games that end a run: what `evaluate` gives."""
+        games = self.recording.evaluate_episodes
+        result = evaluate(checkpoint, episodes=games, on_progress=GamesProgress(games))
+        self._keep_evaluation(result)
+        return result
+
+    def close(self) -> None:
+        self.evaluator.close()
         self.curves.close()
-        return path
+
+    def _evaluation_is_due(self) -> bool:
+        wanted = self.recording.evaluate_every and self.env_steps >= self.next_evaluation
+        return bool(wanted) and not self.evaluator.busy
+
+    def _keep_evaluation(self, result: dict[str, Any]) -> None:
+        """Puts a result into the curves, the run's folder and the state of the checkpoint it belongs to."""
+        # A trial that is tried again may play the same games again.
+        others = [each for each in self.evaluations if _conditions(each) != _conditions(result)]
+        self.evaluations = [*others, result]
+        self.curves.write_evaluation(result)
+        self.curves.flush()
+        try:
+            amend_state(self.folder.checkpoints / Path(result["run"]).name, evaluation=_brief(result))
+            write_json_atomically(self.folder.path / EVALUATIONS, self.evaluations)
+        except (OSError, CheckpointError) as error:
+            self._warn(f"an evaluation could not be kept: {error}")
+        self._prune()
+
+    def _prune(self) -> None:
+        spare = self.evaluator.checkpoint
+        try:
+            prune_checkpoints(self.folder.checkpoints, keep=self.recording.keep, score=score, spare=spare)
+        except OSError as error:
+            self._warn(f"old checkpoints stay: {error}")
 
     def _write_curves(self, training: Training) -> Metrics:
         metrics = training.drain()
         for message in metrics.messages:
             self._warn(message)
         self.curves.write(metrics, self.progress.steps_per_second)
+        self.env_steps, self.metrics = metrics.env_steps, metrics
+        if metrics.precisions != self.precisions:
+            self._keep_precisions(metrics.precisions)
         return metrics
+
+    def _keep_precisions(self, precisions: dict[str, str]) -> None:
+        self.precisions = precisions
+        self.curves.write_precisions(precisions, self.env_steps)
+        path = self.folder.path / "config.json"
+        try:
+            write_json_atomically(path, json.loads(path.read_text()) | {"precisions": precisions})
+        except OSError as error:
+            self._warn(f"{path} does not say in which precision workers compute: {error}")
 
     def _warn(self, line: str) -> None:
         self.progress.say(f"warning: {line}")
+
+
+def _brief(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint's state says of its evaluation."""
+    return {
+        "games": len(evaluation["episode_returns"]),
+        "mean_return": evaluation["mean"],
+        "length": evaluation["mean_length"],
+        "human_normalised": evaluation["human_normalised_mean"],
+        "seed": evaluation["settings"]["seed"],
+    }
+
+
+def _conditions(evaluation: dict[str, Any]) -> tuple[Any, ...]:
+    """What two evaluations share that are the same games by the same policy."""
+    return evaluation["env_steps"], evaluation["settings"], len(evaluation["episode_returns"])
+
+
+def read_evaluations(run: Path) -> list[dict[str, Any]]:
+    """All evaluations of a run, in the order they came; [] if there are none, or the file cannot be read."""
+    try:
+        found = json.loads((run / EVALUATIONS).read_text())
+        return [each for each in found if isinstance(each, dict) and isinstance(each.get("env_steps"), int)]
+    except (OSError, ValueError, TypeError):
+        return []

@@ -1,21 +1,27 @@
-"""What an A3C run keeps in a checkpoint, and how a policy comes out of it again."""
+"""Snapshots of Atari runs as checkpoints, and policies out of them again."""
 
+import warnings
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_owner import Snapshot
 from agents.a3c.policy import build_policy
-from agents.runs.checkpoints import Checkpoint, CheckpointError, save_checkpoint
-from agents.runs.folder import software_versions
-from envs.atari import action_count, resolve
-from neurocoder.networks.conv_lstm import ConvLSTM
-
-SOFTWARE = software_versions()  # once, at the start: the checkout may move on while a run goes
+from agents.policy import Policy
+from agents.runs.best import find_checkpoints
+from agents.runs.checkpoints import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from envs.atari import action_count
 
 
-def save(folder: Path, snapshot: Snapshot, config: A3CConfig) -> Path:
-    """Writes a snapshot with all that is needed to play its policy: the settings of run and games."""
+def save(
+    folder: Path, snapshot: Snapshot, config: A3CConfig, software: dict[str, str | None] | None = None
+) -> Path:
+    """Writes a snapshot with all that is needed to play its policy: the settings of run and games.
+
+    Args:
+        software: versions of what computed it.
+    """
     tensors = {
         "parameters": snapshot.parameters,
         "optimizer": snapshot.optimizer,
@@ -28,15 +34,11 @@ def save(folder: Path, snapshot: Snapshot, config: A3CConfig) -> Path:
         "episodes": snapshot.episodes,
         "recent_returns": snapshot.recent_returns,
         "mean_return": snapshot.mean_return,
+        "precisions": snapshot.precisions,
         "config": config.to_dict(),
-        "software": SOFTWARE,
+        "software": software,
     }
     return save_checkpoint(folder, snapshot.env_steps, tensors, state)
-
-
-def mean_return(state: dict[str, Any]) -> float | None:
-    """What the best checkpoint is chosen by: the mean return of the last 100 training games."""
-    return state.get("mean_return")
 
 
 def to_snapshot(checkpoint: Checkpoint) -> Snapshot:
@@ -51,6 +53,7 @@ def to_snapshot(checkpoint: Checkpoint) -> Snapshot:
             parameters=checkpoint.tensors["parameters"],
             optimizer=checkpoint.tensors["optimizer"],
             random_states=checkpoint.tensors["random_states"],
+            precisions=state.get("precisions", {}),
         )
     except KeyError as error:
         raise CheckpointError(
@@ -58,8 +61,8 @@ def to_snapshot(checkpoint: Checkpoint) -> Snapshot:
         ) from error
 
 
-def to_policy(checkpoint: Checkpoint) -> tuple[ConvLSTM, A3CConfig]:
-    """The policy network with the checkpoint's weights, and its run's settings.
+def to_policy(checkpoint: Checkpoint, *, device: str = "cpu", seed: int = 0) -> tuple[Policy, A3CConfig]:
+    """The policy with the checkpoint's weights, and its run's settings. Torch's random state stays as it is.
 
     Raises:
         CheckpointError: not an A3C run's, of settings this version does not know, or tensors that do not fit them.
@@ -67,10 +70,34 @@ def to_policy(checkpoint: Checkpoint) -> tuple[ConvLSTM, A3CConfig]:
     snapshot = to_snapshot(checkpoint)
     try:
         config = A3CConfig.from_dict(checkpoint.state["config"])
-        network = build_policy(config, action_count(resolve(config.env).rom))
+        settings = config.game()
+        with torch.random.fork_rng(devices=[]):
+            network = build_policy(config, action_count(settings.rom))
         network.load_state_dict(snapshot.parameters)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{checkpoint.path}: its policy cannot be built: {' '.join(str(error).split())}"
         ) from error
-    return network.eval().requires_grad_(False), config
+    return Policy(network.to(device), settings, seed=seed), config
+
+
+def load_policy(run: str | Path, *, best: bool = False, device: str = "cpu", seed: int = 0) -> Policy:
+    """Loads a trained policy.
+
+    Args:
+        run: a run folder, whose newest whole checkpoint is taken, or a checkpoint folder.
+        best: take the run's best checkpoint instead: the one whose evaluation had the highest mean return.
+        device: what the policy computes on, "cpu" or "cuda".
+        seed: decides which actions are sampled.
+
+    Raises:
+        ValueError: no checkpoint there, or none that can be used.
+    """
+    errors = []
+    for path in find_checkpoints(Path(run), best=best):
+        try:
+            return to_policy(load_checkpoint(path), device=device, seed=seed)[0]
+        except CheckpointError as error:
+            errors.append(error)
+            warnings.warn(f"skipped a checkpoint that cannot be used: {error}", stacklevel=2)
+    raise errors[0]

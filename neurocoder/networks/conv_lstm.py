@@ -49,7 +49,11 @@ class ConvLSTM(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Zero LSTM biases and an actor that starts as good as uniform (as in rl_a3c_pytorch)."""
+        """Starts the actor as good as uniform, with rows of norm 0.01, and the critic with a row of norm 1, as rl_a3c_pytorch does.
+
+        The LSTM is torch's but for zero biases. That differs from rl_a3c_pytorch, where the forget gate's bias is 1, recurrent
+        weights are orthogonal and input weights Xavier. Output layers other than linear ones start as they are made.
+        """
         nn.init.zeros_(self.lstm.bias_ih)
         nn.init.zeros_(self.lstm.bias_hh)
         for layer, norm in ((self.actor, 0.01), (self.critic, 1.0)):

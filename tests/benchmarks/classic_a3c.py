@@ -6,6 +6,7 @@ those of `envs.atari`, which are faster than the wrappers of that time.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -47,9 +48,9 @@ def worker(
     """Plays and learns until `stop` is set; adds to `steps` as it goes."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    settings = resolve(env)
+    settings = replace(resolve(env), life_loss_terminates=True)
     network = ClassicNetwork(action_count(settings.rom))
-    games = AtariGames(settings, 1, life_loss_terminates=True)
+    games = AtariGames(settings, 1)
     frame, start = torch.from_numpy(games.reset([seed])), torch.ones(1, dtype=torch.bool)
     state = network.initial_state(1)
     while not stop.is_set():

@@ -92,7 +92,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         train = [
             sys.executable, "-m", "launch.train", "--env", arguments.env, "--head", arguments.head,
-            "--envs-per-worker", str(arguments.games), "--precision", arguments.precision, "--run-dir", f"{folder}/run", "--evaluate-episodes", "0",
+            "--envs-per-worker", str(arguments.games), "--precision", arguments.precision, "--run-dir", f"{folder}/run", "--evaluate-every", "0",
+            "--evaluate-episodes", "0",
         ]  # fmt: skip
         spy = [
             str(Path(sys.executable).parent / "py-spy"),

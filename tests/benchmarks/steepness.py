@@ -16,14 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from agents.a3c.evaluation import play
 from agents.layer_settings import NeurocoderSettings
+from agents.play import play
+from agents.policy import Policy
 from agents.runs.checkpoints import CheckpointError, load_checkpoint
 from agents.runs.snapshots import to_policy
-from envs.atari import resolve
 from launch.command_line import fail
 from neurocoder import output_layer
-from neurocoder.networks.conv_lstm import ConvLSTM
 
 FEATURES, ACTIONS, INPUTS = 512, 6, 80
 LAYERS = 20  # of each kind, for medians
@@ -72,16 +71,16 @@ def fresh_layers() -> None:
 def saved_policies(checkpoints: Iterable[Path]) -> None:
     torch.set_num_threads(1)
     for checkpoint in checkpoints:
-        network, config = to_policy(load_checkpoint(checkpoint))
-        values = singular_values(network.actor, actor_inputs(network, config.env))
+        policy, config = to_policy(load_checkpoint(checkpoint))
+        values = singular_values(policy.network.actor, actor_inputs(policy))
         show(f"{checkpoint}, {config.head}", values)
 
 
-def actor_inputs(network: ConvLSTM, env: str) -> Tensor:
+def actor_inputs(policy: Policy) -> Tensor:
     """What the LSTM gives out in one game, (steps, 512)."""
     hidden: list[Tensor] = []
-    hook = network.actor.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
-    play(network, resolve(env), episodes=1, seed=1)
+    hook = policy.network.actor.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
+    play(policy, episodes=1, seed=1)
     hook.remove()
     return torch.cat(hidden)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from agents.a3c.config import A3CConfig
+from agents.rllib_config import RLlibConfig
 from tests.commands import NOT_A_FOLDER, refusal, start
 
 MISTAKES = {
@@ -29,6 +30,16 @@ MISTAKES = {
         ),
         "deterministic workers": (["--deterministic"], "--deterministic needs --workers 0"),
         "no checkpoints kept": (["--keep", "0"], "--keep is 0"),
+        "negative steps between evaluations": (
+            ["--evaluate-every", "-1"],
+            "--evaluate-every is -1; it must be 0 or more",
+        ),
+        "evaluations without games": (
+            ["--evaluate-games", "0"],
+            "--evaluate-games is 0; it must be at least 1",
+        ),
+        "negative games at the end": (["--evaluate-episodes", "-1"], "--evaluate-episodes is -1"),
+        "weights of no run": (["--from", "nowhere"], "nowhere is neither a run folder"),
         "resume of no run": (["--resume", "nowhere"], "nowhere: not the folder of a run"),
         "address without a port": (["--address", "somewhere"], "must be auto or host:port"),
         "no cluster there": (["--address", "127.0.0.1:1"], "127.0.0.1:1: nobody answers there"),
@@ -42,6 +53,14 @@ MISTAKES = {
         "video of two runs": (["a", "b", "--video", "v.mp4"], "--video shows one policy"),
         "best of no run": (["nowhere", "--best"], "nowhere is neither a run folder"),
         "results into a folder": (["a", "--json", "."], ".: is a folder; name a file"),
+        "table into a folder": (["a", "--csv", "."], ".: is a folder; name a file"),
+        "table into a missing folder": (
+            ["a", "--csv", "b/scores.csv"],
+            "b/scores.csv: its folder does not exist; make it or name another file",
+        ),
+        "all and the best": (["a", "--all", "--best"], "--all and --best cannot both be given"),
+        "video of all": (["a", "--all", "--video", "v.mp4"], "--video shows one policy, but --all is given"),
+        "all of no run": (["nowhere", "--all"], "nowhere is neither a run folder"),
         "video of another kind": (["a", "--video", "v.gif"], "must end in .mp4"),
     },
     "sweep": {
@@ -67,10 +86,24 @@ MISTAKES = {
         ),
         "more settings of resumed runs": (["--resume", "a", "--workers", "2"], "leave out --workers 2"),
         "negative retries": (["--retries", "-1"], "--retries is -1"),
+        "negative steps between evaluations": (["--evaluate-every", "-1"], "--evaluate-every is -1"),
+        "evaluations without games": (["--evaluate-games", "0"], "--evaluate-games is 0"),
+        "no games at the end": (
+            ["--evaluate-episodes", "0"],
+            "--evaluate-episodes is 0; it must be at least 1",
+        ),
+        "weights of no run": (["--from", "nowhere"], "nowhere is neither a run folder"),
+        "weights of another run for resumed ones": (
+            ["--resume", "a", "--from", "b", "--evaluate-every", "5"],
+            "the runs keep their own settings; leave out --from --evaluate-every",
+        ),
     },
     "rllib": {
         "unknown algorithm": (["--algo", "impalla"], "--algo 'impalla' .* (did you mean impala?)"),
         "unknown game": (["--env", "Pongg"], "near names: Pong"),
+        "negative steps between evaluations": (["--evaluate-every", "-1"], "--evaluate-every is -1"),
+        "evaluations without games": (["--evaluate-games", "0"], "--evaluate-games is 0"),
+        "weights of no run": (["--from", "nowhere"], "nowhere is neither a run folder"),
     },
     "supervised": {
         "no task": ([], "no task given; name one of mnist, cifar10, cifar100, polynomials, algorithms"),
@@ -191,6 +224,15 @@ def test_a_data_folder_of_the_environment_that_cannot_be_used_is_refused(tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("flag", ["--from", "--run-dir"])
+@pytest.mark.parametrize(("command", "config"), [("train", A3CConfig()), ("rllib", RLlibConfig())])
+def test_a_resumed_run_takes_neither_other_weights_nor_another_folder(command, config, flag, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({config.key: config.to_dict()}))
+    line = refusal(command, "--resume", tmp_path, flag, "elsewhere")
+    assert f"{flag} and --resume cannot both be given" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
@@ -212,7 +254,11 @@ def test_a_run_whose_settings_cannot_be_read_is_not_resumed(settings, reason, tm
     ("command", "arguments", "light"),
     [
         ("train", ["--env", "Seaqest"], "numpy"),
+        ("train", ["--from", "nowhere"], "numpy"),
+        ("rllib", ["--evaluate-games", "0"], "numpy"),
+        ("sweep", ["--evaluate-every", "-1"], "numpy"),
         ("evaluate", ["nowhere"], "numpy"),
+        ("evaluate", ["nowhere", "--best"], "numpy"),
         ("supervised", ["mnist", "--layer", "neurocodr"], "agents.supervised.presets"),
         ("continual", ["split-mnist", "--layer", "neurocodr"], "agents.continual.config"),
     ],

@@ -2,14 +2,24 @@
 
 import json
 import signal
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import torch
 
-from agents.runs.checkpoints import list_checkpoints
-from launch.sweep import table
-from tests.commands import refusal, start, wait_for
+from agents.a3c.config import A3CConfig
+from agents.a3c.parameter_owner import ParameterOwner
+from agents.errors import TrainingError
+from agents.runs.checkpoints import list_checkpoints, load_checkpoint
+from agents.runs.recording import Recording
+from agents.runs.snapshots import save
+from launch.experiment import make_runs
+from launch.sweep import main, table
+from launch.sweep_trial import SweepTrial
+from tests.commands import in_this_process, refusal, result_of, start, wait_for
 
 SMALL = (
     "--env", "Breakout", "--seeds", 1, "--workers", 1, "--envs-per-worker", 2, "--rollout-steps", 5,
@@ -23,22 +33,31 @@ def results(sweep: Path) -> dict[str, dict]:
 
 def test_a_sweep_trains_and_evaluates_every_combination_and_ends_with_a_table(tmp_path):
     sweep = tmp_path / "sweep"
-    process = start("sweep", *SMALL, "--head", "mlp,neurocoder", "--total-steps", 150, "--run-dir", sweep)
-    output, errors = process.communicate(timeout=300)
+    process = start(
+        "sweep", *SMALL, "--head", "mlp,neurocoder", "--total-steps", 2_500, "--evaluate-every", 100,
+        "--evaluate-games", 1, "--run-dir", sweep,
+    )  # fmt: skip
+    output, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors
     assert "errored" not in output and "Traceback" not in errors
     done = results(sweep)
     assert done.keys() == {"breakout-mlp-lr0.0007-seed1", "breakout-neurocoder-lr0.0007-seed1"}
-    for run in done:
-        kept = json.loads((sweep / run / "config.json").read_text())["run"]
-        assert kept == {"checkpoint_every": 50, "keep": 3, "evaluate_episodes": 2}
-    for result in done.values():
-        assert result["env_steps"] >= 150 and len(result["episode_returns"]) == 2
     lines = output.splitlines()
-    for head in ("mlp", "neurocoder"):
-        (line,) = (line for line in lines if line.startswith("Breakout") and head in line.split())
-        mean = done[f"breakout-{head}-lr0.0007-seed1"]["mean"]
-        assert f"{mean:.1f} to {mean:.1f}" in line  # one run has no spread
+    for run, result in done.items():
+        kept = json.loads((sweep / run / "config.json").read_text())["run"]
+        assert kept == {
+            "checkpoint_every": 50, "keep": 3, "evaluate_every": 100, "evaluate_games": 1, "evaluate_episodes": 2
+        }  # fmt: skip
+        assert result["env_steps"] >= 2_500 and len(result["episode_returns"]) == 2
+        evaluations = json.loads((sweep / run / "evaluation.json").read_text())
+        assert len(evaluations) >= 4
+        steps = [each["env_steps"] for each in evaluations]
+        assert steps == sorted(steps) and steps[-1] == result["env_steps"]
+        assert [len(each["episode_returns"]) for each in evaluations] == [1] * (len(steps) - 1) + [2]
+        score = np.mean([np.mean(each["episode_returns"]) for each in evaluations[-3:]])
+        assert result["score"] == pytest.approx(score) and result["score_evaluations"] == 3
+        (line,) = (line for line in lines if line.startswith("Breakout") and result["head"] in line.split())
+        assert f"{score:.1f} to {score:.1f}" in line  # one run has no spread
     assert "all of its 2 runs are finished" in refusal("sweep", "--resume", sweep)
 
 
@@ -80,6 +99,11 @@ def test_a_run_of_a_sweep_whose_process_dies_is_tried_again_from_its_checkpoint(
     assert list_checkpoints(checkpoints)[0] > before
 
 
+def test_the_table_follows_the_score_and_not_the_mean_of_the_last_games():
+    made = {"env": "Pong", "head": "mlp", "learning_rate": 1e-3, "mean": -21.0, "score": 12.3}
+    assert table([made]).splitlines()[-1].split()[-4:] == ["12.3", "12.3", "to", "12.3"]
+
+
 def test_the_table_pools_games_on_the_human_scale_per_head():
     scores = {("Pong", "mlp"): [-20.7, 14.6, 14.6], ("Breakout", "mlp"): [1.7, 30.5, 30.5]}
     made = [
@@ -91,3 +115,128 @@ def test_the_table_pools_games_on_the_human_scale_per_head():
     assert pooled[:4] == ["human-normalised", "mlp", "0.001", "6"]
     # 0, 0, 1, 1, 1, 1 of the human score: the middle half, but one at either end, is 0, 1, 1, 1
     assert float(pooled[4]) == pytest.approx(0.75, abs=0.01)
+
+
+def test_weights_and_evaluations_that_are_given_hold_for_every_run(tmp_path, monkeypatch):
+    source, config = tmp_path / "source", A3CConfig(env="Breakout", head="mlp", seed=9)
+    save(source / "checkpoints", ParameterOwner(config).snapshot(), config)
+    monkeypatch.setattr("launch.sweep.carry_out", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    status, _, errors = in_this_process(
+        main, "--env", "Pong,Breakout", "--seeds", 2, "--head", "mlp", "--run-dir", "sweep", "--from", "source",
+        "--evaluate-every", 500, "--evaluate-games", 3,
+    )  # fmt: skip
+    assert status == 1 and errors.startswith("error: not finished: ")
+    configs = [json.loads(path.read_text()) for path in Path("sweep").glob("*/config.json")]
+    assert len(configs) == 4
+    for described in configs:
+        # A trial works in another folder.
+        assert described["from"] == str(source)
+        assert (described["run"]["evaluate_every"], described["run"]["evaluate_games"]) == (500, 3)
+
+
+# -- one trial, without Ray --------------------------------------------------------------------------------------------
+
+
+TRIAL = A3CConfig(env="Breakout", head="mlp", workers=0, envs_per_worker=2, rollout_steps=5, total_steps=20)
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A run of a sweep that has not begun, with one evaluation: that of the games that end it."""
+    return described_run(tmp_path / "run")
+
+
+def described_run(path: Path, **more: object) -> Path:
+    recording = asdict(Recording(evaluate_every=0, evaluate_episodes=1))
+    return make_runs(path.parent, {path.name: {"a3c": TRIAL.to_dict(), "run": recording} | more})[0]
+
+
+def carried_out(run: Path) -> dict:
+    """The last report of a trial that goes on to its end."""
+    trial = SweepTrial({"run": str(run)})
+    try:
+        while not (report := trial.step())["done"]:
+            pass
+        return report
+    finally:
+        trial.cleanup()
+
+
+def evaluations_of(run: Path) -> list[dict]:
+    return json.loads((run / "evaluation.json").read_text())
+
+
+def add_evaluations(run: Path, *means: float) -> None:
+    """Evaluations of one game each, before the run's last ones, as they would have been made in its midst."""
+    (last,) = evaluations_of(run)
+    before = [
+        last | {"mean": mean, "episode_returns": [mean], "env_steps": step} for step, mean in enumerate(means)
+    ]
+    (run / "evaluation.json").write_text(json.dumps([*before, last]))
+
+
+def test_a_trial_that_dies_before_its_result_is_written_plays_its_last_games_again_and_counts_them_once(run):
+    carried_out(run)
+    add_evaluations(run, 100.0, 200.0, 300.0)
+    before = evaluations_of(run)
+    (run / "result.json").unlink()
+    report = carried_out(run)
+    assert evaluations_of(run) == before
+    score = (200.0 + 300.0 + before[-1]["mean"]) / 3
+    assert report["score"] == result_of(run)["score"] == pytest.approx(score)
+
+
+def test_a_trial_with_a_single_evaluation_says_so(run):
+    report = carried_out(run)
+    result = result_of(run)
+    assert report["score"] == result["score"] == result["mean"] and result["score_evaluations"] == 1
+
+
+def test_a_trial_that_ends_as_soon_as_it_is_tried_again_keeps_what_its_checkpoint_was_evaluated_at(run):
+    carried_out(run)
+    (run / "result.json").unlink()
+    newest = list_checkpoints(run / "checkpoints")[0]
+    before, evaluations = load_checkpoint(newest).state, evaluations_of(run)
+    assert before["evaluation"]["mean_return"] == evaluations[0]["mean"]
+    SweepTrial({"run": str(run)}).cleanup()
+    assert load_checkpoint(newest).state == before and evaluations_of(run) == evaluations
+
+
+def test_a_trial_that_is_tried_again_is_evaluated_when_it_would_have_been(tmp_path, run):
+    carried_out(run)
+    (run / "result.json").unlink()
+    described = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(
+        json.dumps(described | {"run": described["run"] | {"evaluate_every": 15}})
+    )
+    (last,) = evaluations_of(run)
+    (run / "evaluation.json").write_text(json.dumps([last | {"env_steps": 10}]))
+    trial = SweepTrial({"run": str(run)})
+    trial.cleanup()
+    assert trial.recorder.next_evaluation == 25
+
+
+def test_a_trial_starts_from_the_weights_it_is_given(tmp_path):
+    config = A3CConfig(env="Breakout", head="mlp", seed=9)
+    source = ParameterOwner(config)
+    checkpoint = save(tmp_path / "source" / "checkpoints", source.snapshot(), config)
+    run = described_run(tmp_path / "sweep" / "run", **{"from": str(checkpoint)})
+    trial = SweepTrial({"run": str(run)})
+    weights = trial.training.snapshot().parameters
+    trial.cleanup()
+    assert all(torch.equal(weights[name], each) for name, each in source.snapshot().parameters.items())
+
+
+@pytest.mark.parametrize("broken", ["start_training", "Recorder"])
+def test_a_trial_whose_setup_fails_half_way_leaves_its_folder_free(broken, run, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise TrainingError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"launch.sweep_trial.{broken}", fail)
+        trial = SweepTrial.__new__(SweepTrial)
+        with pytest.raises(TrainingError, match="no room"):
+            trial.__init__({"run": str(run)})
+        trial.cleanup()
+    assert carried_out(run)["done"]

@@ -11,19 +11,18 @@ import pytest
 
 from agents.runs.checkpoints import list_checkpoints, load_newest
 from tests.commands import curves, finished, refusal, start, wait_for
+from tests.unit.reports import ROLLOUT_TAGS
 
 TAGS = {
     "charts/SPS",
     "charts/frames",
     "charts/learning_rate",
     "charts/entropy_weight",
-    "losses/policy",
-    "losses/value",
-    "losses/entropy",
-    "losses/orthogonality",
-    "losses/gradient_norm",
-    "a3c/staleness",
-    "a3c/updates",
+    *ROLLOUT_TAGS,
+    *(f"policy/action/{name}" for name in ("NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE")),
+    "updates/staleness",
+    "updates/count",
+    "updates/workers",
     "time/play",
     "time/gradient",
     "time/exchange",
@@ -42,13 +41,14 @@ def trained(tmp_path_factory) -> tuple[Path, str]:
     output = run(
         "train", "--env", "Pong", "--workers", 0, "--envs-per-worker", 2, "--rollout-steps", 10,
         "--total-steps", 2_200, "--checkpoint-every", 1_000, "--run-dir", folder, "--evaluate-episodes", 1,
+        "--evaluate-every", 300, "--evaluate-games", 1,
     )  # fmt: skip
     return folder, output
 
 
 def test_training_ends_with_a_score_and_the_three_commands_to_go_on_with(trained):
     folder, output = trained
-    assert "human-normalised" in output
+    assert "human-normalised" in output and "evaluation at " in output
     for command in ("watch", "evaluate", "resume"):
         assert any(line.startswith(command) and str(folder) in line for line in output.splitlines())
 
@@ -60,6 +60,7 @@ def test_a_run_folder_holds_settings_checkpoints_and_all_curves(trained):
     written = curves(folder)
     scalars = set(written.Tags()["scalars"])
     assert scalars >= TAGS | {"charts/episodic_return", "charts/episodic_length"}
+    assert sorted(scalars, key=str.lower)[0].startswith("charts/")  # what TensorBoard shows first
     assert "program/attention" in written.Tags()["images"]
     frames = written.Scalars("charts/frames")
     assert all(frame.value == 4 * frame.step for frame in frames)
@@ -112,7 +113,7 @@ def test_a_resumed_run_goes_on_where_it_stopped_without_a_jump_back(trained, tmp
     assert newest.state["env_steps"] >= 2_500
     assert newest.state["config"]["envs_per_worker"] == 2  # the run's own settings
     assert json.loads((folder / "config.json").read_text())["run"] == {
-        "checkpoint_every": 1_000, "keep": 3, "evaluate_episodes": 0,
+        "checkpoint_every": 1_000, "keep": 3, "evaluate_every": 300, "evaluate_games": 1, "evaluate_episodes": 0,
     }  # fmt: skip
     steps = [point.step for point in curves(folder).Scalars("charts/frames")]
     assert steps == sorted(steps) and steps[-1] >= 2_500 and steps[0] < 2_200

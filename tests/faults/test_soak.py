@@ -12,6 +12,7 @@ from agents.a3c import start_training
 from agents.a3c.config import A3CConfig
 from agents.runs.folder import RunFolder
 from agents.runs.recorder import Recorder
+from agents.runs.recording import Recording
 
 WARM_UP, MINUTES = 15, 45
 WINDOW = 5  # minutes after the warm-up and at the end, that are compared
@@ -30,7 +31,8 @@ def test_memory_and_files_of_every_process_and_the_object_store_stay_as_they_are
     touched = 0  # bytes of the object store that one process has looked at
     start = looked = time.monotonic()
     with RunFolder.create(tmp_path / "run") as folder, start_training(config) as training:
-        recorder = Recorder(folder, config.to_dict(), config, env_steps=0, checkpoint_every=2_000, keep=2)
+        recording = Recording(checkpoint_every=2_000, keep=2, evaluate_every=2_000, evaluate_games=2)
+        recorder = Recorder(folder, config.to_dict(), config, recording, env_steps=0, on_ray=True)
         while (now := time.monotonic()) < start + 60 * MINUTES:
             training.advance()
             recorder.look(training)
@@ -43,10 +45,11 @@ def test_memory_and_files_of_every_process_and_the_object_store_stay_as_they_are
                 memory[process].append((minutes, resident["RssAnon"] + resident["RssFile"]))
                 files[process].append((minutes, process.num_fds()))
         recorder.finish(training)
+        recorder.close()
         assert training.drain().env_steps > 10_000
 
     watched = [p for p, looks in memory.items() if looks[0][0] < WARM_UP and looks[-1][0] > MINUTES - 1]
-    assert len(watched) >= 6  # driver, owner, two workers, Ray's server and raylet
+    assert len(watched) >= 7  # driver, owner, two workers, the evaluation, Ray's server and raylet
     grown = [
         f"{names[process]}: {before / 1e6:.1f} MB, then {after / 1e6:.1f} MB"
         for process in watched

@@ -13,11 +13,12 @@ from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_owner import Metrics, Snapshot
 from agents.a3c.training import Training
 from agents.layer_settings import NeurocoderSettings
-from agents.runs import snapshots as a3c_checkpoints
+from agents.runs import snapshots
 from agents.runs.checkpoints import load_checkpoint
+from envs.atari import action_names
+from tests.unit.reports import ROLLOUT_TAGS
 
 STEPS = 2 * 3  # of an update
-LOSSES = {"policy", "value", "entropy", "orthogonality", "gradient_norm"}
 
 
 @dataclass
@@ -72,9 +73,9 @@ def run() -> Run:
 @pytest.fixture(scope="module")
 def continued(run, tmp_path_factory) -> Run:
     """The run taken up again from a checkpoint, with a few updates to go, and trained to its end."""
-    folder = a3c_checkpoints.save(tmp_path_factory.mktemp("checkpoints"), run.last, run.config)
+    folder = snapshots.save(tmp_path_factory.mktemp("checkpoints"), run.last, run.config)
     config = replace(run.config, total_steps=run.last.env_steps + 20 * STEPS)
-    snapshot = a3c_checkpoints.to_snapshot(load_checkpoint(folder))
+    snapshot = snapshots.to_snapshot(load_checkpoint(folder))
     return train(config, snapshot, lambda training, metrics: training.finished)
 
 
@@ -93,18 +94,27 @@ def test_gradients_come_from_weights_that_are_some_updates_old(run):
 
 def test_updates_come_with_their_losses_and_steps(run):
     assert 0 < run.last.env_steps <= run.last.updates * STEPS
-    reported = [metrics for metrics in run.metrics if metrics.losses]
+    reported = [metrics for metrics in run.metrics if metrics.scalars]
     assert reported
+    actions = [f"policy/action/{name}" for name in action_names("pong")]
     for metrics in reported:
-        assert metrics.losses.keys() == LOSSES
-        assert 0 < metrics.losses["entropy"] <= torch.tensor(6.0).log() + 1e-4  # Pong has six actions
+        assert metrics.scalars.keys() - {"policy/kl"} == ROLLOUT_TAGS - {"policy/kl"} | set(actions)
+        assert 0 < metrics.scalars["losses/entropy"] <= torch.tensor(6.0).log() + 1e-4  # Pong has six actions
+        assert sum(metrics.scalars[action] for action in actions) == pytest.approx(1.0)
+    assert any(metrics.scalars.get("policy/kl", 0.0) > 0 for metrics in reported)
+
+
+def test_all_workers_compute_in_one_precision_which_the_checkpoint_names(run, continued):
+    (kind,) = run.last.precisions
+    assert run.last.precisions[kind] in ("fp32", "bf16")
+    assert continued.metrics[-1].precisions == run.metrics[-1].precisions == run.last.precisions
 
 
 def test_a_snapshot_of_a_run_makes_a_policy(run, tmp_path):
-    checkpoint = load_checkpoint(a3c_checkpoints.save(tmp_path, run.last, run.config))
-    network, config = a3c_checkpoints.to_policy(checkpoint)
+    checkpoint = load_checkpoint(snapshots.save(tmp_path, run.last, run.config))
+    policy, config = snapshots.to_policy(checkpoint)
     assert config == run.config
-    for name, tensor in network.state_dict().items():
+    for name, tensor in policy.network.state_dict().items():
         assert torch.equal(tensor, run.last.parameters[name])
 
 

@@ -1,27 +1,35 @@
 """The policy in RLlib: the same network, the same numbers, and runs that end in checkpoints like any other."""
 
+import itertools
 import json
+import math
 import subprocess
 import sys
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
 from ray.rllib.core.columns import Columns
+from ray.tune.registry import ENV_CREATOR, _global_registry
 
+from agents import rllib_training
 from agents.a3c.config import A3CConfig
-from agents.a3c.evaluation import play
-from agents.a3c.parameter_owner import ParameterOwner
+from agents.a3c.parameter_owner import Metrics, ParameterOwner
 from agents.a3c.policy import build_policy
 from agents.layer_settings import NeurocoderSettings
-from agents.rllib import NeurocoderRLModule
+from agents.play import play
+from agents.policy import Policy
+from agents.rllib import SCALARS, NeurocoderRLModule, _Learner, describe_update
 from agents.rllib_config import RLlibConfig
 from agents.rllib_training import RLlibTraining
 from agents.runs.checkpoints import load_newest
 from agents.runs.snapshots import to_policy
-from envs.atari import AtariGames, AtariSettings, Episode, action_count, resolve
+from envs.atari import AtariGames, AtariSettings, Episode, action_count, action_names, resolve
 from envs.atari_gymnasium import AtariGame
 
 GAME = resolve("Breakout")
@@ -106,46 +114,305 @@ def test_a_module_plays_a_game_as_its_policy_does_in_an_evaluation(module):
             [0.0, 0.001, 0.0, 0.0]
         )  # it likes to fire, or no game would end
     short = replace(GAME, max_frames=2_000)
-    (game,) = play(module.policy, short, episodes=1, seed=1, greedy=True)
+    (game,) = play(Policy(module.policy, short), episodes=1, seed=1, greedy=True)
     assert played_by(module, short, seed=1) == game
     assert game.length > 100
 
 
 def test_a_game_is_the_same_through_gymnasium():
-    """Lives end episodes there, and the game goes on; its whole score comes with the reset."""
+    """Lives end episodes there, and the game goes on; its whole score comes with the step that ends it."""
     actions = np.random.default_rng(0).integers(action_count(GAME.rom), size=2_000)
-    game = AtariGame(GAME, reward_clip=1.0)
+    settings = replace(GAME, life_loss_terminates=True)
+    game = AtariGame(settings, reward_clip=1.0)
     observation, info = game.reset(seed=3)
-    assert game.observation_space.contains(observation) and info == {}
-    again, _ = AtariGame(GAME).reset(seed=3)
+    assert game.observation_space.contains(observation)
+    assert info == {"score": 0.0, "length": 0, "lives": 5}
+    again, _ = AtariGame(settings).reset(seed=3)
     assert np.array_equal(observation, again)
-    rewards, episodes, told = 0.0, 0, {}
+    rewards, steps, episodes, told = 0.0, 0, 0, None
     for action in actions:
-        observation, reward, terminated, truncated, _ = game.step(int(action))
+        observation, reward, terminated, truncated, info = game.step(int(action))
         assert game.observation_space.contains(observation) and reward in (-1.0, 0.0, 1.0)
-        rewards += reward
+        rewards, steps = rewards + reward, steps + 1
         if terminated or truncated:
             episodes += 1
-            observation, told = game.reset()
+            told = info.get("episode")
             if told:
                 break
+            assert "episode" not in game.reset()[1]
     assert episodes == 5  # Breakout gives five balls
-    assert told["score"] == rewards  # its first bricks count one each, so clipping takes nothing
-    assert told["length"] > 50
+    assert told["r"] == rewards  # its first bricks count one each, so clipping takes nothing
+    assert told["l"] == steps > 50
 
 
 @pytest.mark.parametrize("max_frames", range(90, 110, 2))
-def test_every_game_is_told_of_also_one_that_ends_in_the_step_of_a_reset(max_frames):
-    """The cut comes before, in and after the step that goes on after the first lost ball."""
-    settings = replace(GAME, max_frames=max_frames)
+def test_a_game_tells_of_every_end_also_of_one_in_a_reset(max_frames):
+    """The cut comes before, in and after the FIRE that follows the first lost ball."""
+    settings = replace(GAME, max_frames=max_frames, life_loss_terminates=True)
     game, draw, told = AtariGame(settings), np.random.default_rng(0), 0
     game.reset(seed=3)
     for _ in range(300):
-        _, _, terminated, truncated, _ = game.step(int(draw.integers(4)))
+        _, _, terminated, truncated, info = game.step(int(draw.integers(4)))
+        told += "episode" in info
         if terminated or truncated:
-            told += "score" in game.reset()[1]
-    longest = -(-max_frames // settings.frame_skip) + 1  # with the step that begins the next one
-    assert told >= 300 // longest - 1
+            told += "episode" in game.reset()[1]
+    longest = -(-max_frames // settings.frame_skip)
+    assert told >= 300 // longest
+
+
+@dataclass
+class Witness:
+    """Counts what happens in the games of this process, each of them alone in its `AtariGames`."""
+
+    ended: list[Episode] = field(default_factory=list)
+    scores: dict[int, float] = field(default_factory=dict)
+    """Of the games that have not ended."""
+    lengths: dict[int, int] = field(default_factory=dict)
+    """Steps that the policy has taken in the games that have not ended."""
+    ended_by_fire: int = 0
+
+    def watch(self, patch: pytest.MonkeyPatch) -> None:
+        step_games = AtariGames.step
+
+        def step(games, actions):
+            step, game = step_games(games, actions), id(games)
+            self.scores[game] = self.scores.get(game, 0.0) + float(step.reward[0])
+            self.lengths[game] = self.lengths.get(game, 0) + (not step.fired[0])
+            if step.ended[0]:
+                self.ended.append(Episode(self.scores.pop(game), self.lengths.pop(game)))
+                self.ended_by_fire += bool(step.fired[0])
+            return step
+
+        patch.setattr(AtariGames, "step", step)
+
+
+@dataclass
+class Run:
+    algo: str
+    witness: Witness
+    metrics: Metrics
+    told: list[dict[str, float]]
+    """Scalars of each of RLlib's results that had an update in it."""
+    results: list[dict[str, float]]
+    """What RLlib itself says of its learner there."""
+
+
+ONE_AND_MORE = [
+    "impala",
+    pytest.param("appo", marks=pytest.mark.slow),
+    pytest.param("ppo", marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture(scope="module", params=ONE_AND_MORE)
+def short_run(request) -> Iterator[Run]:
+    """Some updates on short games in this process. Their cuts come before, in and after the FIRE that follows the first lost ball."""
+    algo, witness = request.param, Witness()
+    caps = itertools.cycle(range(90, 110, 2))
+    config = RLlibConfig(
+        algo=algo,
+        env="Breakout",
+        head="neurocoder",
+        env_runners=0,
+        envs_per_runner=9,
+        rollout_steps=3,
+        batch_size=108,
+    )
+    algorithm_config = rllib_training.algorithm_config
+
+    def one_update_each(config):
+        """As few steps and games a result as can be. RLlib's own numbers are those of the last update, so PPO takes one."""
+        algorithm = algorithm_config(config).reporting(min_time_s_per_iteration=0)
+        return algorithm.training(num_epochs=1, minibatch_size=None) if algo == "ppo" else algorithm
+
+    with pytest.MonkeyPatch.context() as patch:
+        witness.watch(patch)
+        patch.setattr(
+            rllib_training,
+            "AtariGame",
+            lambda settings, **more: AtariGame(replace(settings, max_frames=next(caps)), **more),
+        )
+        patch.setattr(rllib_training, "algorithm_config", one_update_each)
+        with RLlibTraining(config) as training:
+            results, train = [], training.algorithm.train
+
+            def remember():
+                result = train()
+                learnt = result.get("learners", {}).get("default_policy", {})
+                if math.isfinite(learnt.get("entropy", math.nan)):
+                    results.append(learnt)
+                return result
+
+            patch.setattr(training.algorithm, "train", remember)
+            while training.env_steps < 800:
+                training.advance()
+            told = list(training.scalars)
+            yield Run(algo, witness, training.drain(), told, results)
+
+
+def test_every_game_is_told_of_once(short_run):
+    told = [episode for _, episode in short_run.metrics.episodes]
+    assert len(told) >= 20
+    assert sorted(told) == sorted(short_run.witness.ended)
+    if short_run.algo != "ppo":  # whose results have more games
+        assert 1 in Counter(steps for steps, _ in short_run.metrics.episodes).values()
+    assert short_run.witness.ended_by_fire > 0  # in a reset, not in a step
+
+
+def test_the_lengths_of_games_are_all_steps_there_are(short_run):
+    finished = sum(episode.length for _, episode in short_run.metrics.episodes)
+    assert short_run.metrics.env_steps == finished + sum(short_run.witness.lengths.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["impala", "ppo"])
+def test_games_of_other_processes_are_told_of(algo):
+    class ShortGames(RLlibConfig):
+        def game(self) -> AtariSettings:
+            return replace(super().game(), max_frames=100)
+
+    config = ShortGames(
+        algo=algo, env="Breakout", head="mlp", env_runners=2, envs_per_runner=2, batch_size=80
+    )
+    with RLlibTraining(config) as training:
+        while training.env_steps < 600:
+            training.advance()
+        metrics = training.drain()
+    lengths = [episode.length for _, episode in metrics.episodes]
+    assert max(lengths) <= 25
+    assert 0 <= metrics.env_steps - sum(lengths) <= 4 * 25
+
+
+TAGS = {
+    "losses/policy",
+    "losses/value",
+    "losses/entropy",
+    "losses/orthogonality",
+    "gradients/norm",
+    "gradients/norm_convolutions",
+    "gradients/norm_lstm",
+    "gradients/norm_actor",
+    "gradients/norm_critic",
+    "values/explained_variance",
+    "values/advantage_rms",
+    "policy/kl",
+    *(f"policy/action/{name}" for name in action_names(GAME.rom)),
+}
+
+
+def test_updates_are_told_of_by_the_tags_of_a3c(short_run):
+    scalars = short_run.metrics.scalars
+    assert set(scalars) == TAGS
+    assert all(math.isfinite(value) for value in scalars.values())
+    assert 0 < scalars["losses/entropy"] <= math.log(4) + 1e-6
+    assert sum(scalars[f"policy/action/{name}"] for name in action_names(GAME.rom)) == pytest.approx(1)
+    assert scalars["losses/orthogonality"] > 0
+    assert scalars["values/explained_variance"] <= 1
+    assert scalars["policy/kl"] >= -1e-6
+
+
+def test_scalars_agree_with_what_rllib_says_of_the_same_updates(short_run):
+    assert len(short_run.told) == len(short_run.results) > 0
+    value, factor = {
+        "impala": ("mean_vf_loss", 1),
+        "appo": ("vf_loss", 1),
+        # The whole squared error.
+        "ppo": ("vf_loss_unclipped", 0.5),
+    }[short_run.algo]
+    for ours, theirs in zip(short_run.told, short_run.results, strict=True):
+        assert ours["losses/value"] == pytest.approx(factor * theirs[value], rel=1e-3)
+        assert ours["losses/entropy"] == pytest.approx(theirs["entropy"], rel=1e-4)
+        norm = theirs["gradients_default_optimizer_global_norm"]
+        # A mean of norms is at least the norm that its blocks' means have.
+        blocks = [value for tag, value in ours.items() if tag.startswith("gradients/norm_")]
+        assert math.hypot(*blocks) - 1e-4 <= ours["gradients/norm"] == pytest.approx(norm, rel=1e-3)
+        policy = "mean_pi_loss" if short_run.algo == "impala" else "policy_loss"
+        assert ours["losses/policy"] == pytest.approx(theirs[policy], rel=1e-4)
+        if short_run.algo == "ppo":
+            assert ours["policy/kl"] == pytest.approx(theirs["mean_kl_loss"], abs=1e-6)
+
+
+def test_scalars_equal_a_slow_count_over_the_steps_that_are_not_padding():
+    random = torch.Generator().manual_seed(0)
+    sequences, steps, actions = 3, 5, 4
+    logits, acted = (torch.randn(sequences, steps, actions, generator=random) for _ in range(2))
+    values, advantages, returns = (torch.randn(sequences, steps, generator=random) for _ in range(3))
+    taken = torch.randint(actions, (sequences, steps), generator=random)
+    valid = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]], dtype=torch.bool)
+    given = {Columns.LOSS_MASK: valid, Columns.ACTIONS: taken, Columns.ACTION_DIST_INPUTS: acted}
+    scalars = describe_update(given, logits, values, advantages, returns)
+
+    def shares(row: torch.Tensor) -> list[float]:
+        powers = [math.exp(x) for x in row.tolist()]
+        return [power / sum(powers) for power in powers]
+
+    squares, entropies, divergences, rms, counts, errors, targets = [], [], [], [], [0] * actions, [], []
+    for b, t in itertools.product(range(sequences), range(steps)):
+        if not valid[b, t]:
+            continue
+        learning, acting = shares(logits[b, t]), shares(acted[b, t])
+        entropies.append(-sum(p * math.log(p) for p in learning))
+        divergences.append(sum(q * math.log(q / p) for p, q in zip(learning, acting, strict=True)))
+        squares.append((returns[b, t] - values[b, t]).item() ** 2)
+        errors.append((returns[b, t] - values[b, t]).item())
+        targets.append(returns[b, t].item())
+        rms.append(advantages[b, t].item() ** 2)
+        counts[taken[b, t]] += 1
+    assert len(squares) == 8
+    expected = {
+        "losses/value": np.mean(squares) / 2,
+        "losses/entropy": np.mean(entropies),
+        "policy/kl": np.mean(divergences),
+        "values/advantage_rms": math.sqrt(np.mean(rms)),
+        "values/explained_variance": 1 - np.var(errors) / np.var(targets),
+    } | {f"policy/action/{number}": count / 8 for number, count in enumerate(counts)}
+    assert scalars == pytest.approx(expected, rel=1e-4)
+
+
+def test_norms_are_of_the_blocks_of_the_network_before_gradients_are_clipped(module):
+    class Clipping:
+        def postprocess_gradients_for_module(self, *, module_id, config, module_gradients_dict):
+            for gradient in module_gradients_dict.values():
+                gradient.zero_()
+            return module_gradients_dict
+
+    class Learner(_Learner, Clipping):
+        def __init__(self):
+            self.module = {"policy": SimpleNamespace(unwrapped=lambda: module)}
+            self.told = {}
+            self.metrics = SimpleNamespace(log_dict=self.log)
+
+        def log(self, scalars, *, key, reduce):
+            assert (key, reduce) == (("policy", SCALARS), "mean")
+            self.told |= scalars
+
+    torch.manual_seed(0)
+    gradients = {name: torch.randn_like(parameter) for name, parameter in module.named_parameters()}
+    squares = {name: gradient.double().square().sum().item() for name, gradient in gradients.items()}
+    learner = Learner()
+    clipped = learner.postprocess_gradients_for_module(
+        module_id="policy",
+        module_gradients_dict={p: gradients[name] for name, p in module.named_parameters()},
+    )
+    assert not any(gradient.any() for gradient in clipped.values())
+    for block in ("convolutions", "lstm", "actor", "critic"):
+        mine = sum(square for name, square in squares.items() if name.startswith(f"policy.{block}."))
+        assert learner.told[f"gradients/norm_{block}"] == pytest.approx(math.sqrt(mine), rel=1e-4)
+    assert learner.told["gradients/norm"] == pytest.approx(math.sqrt(sum(squares.values())), rel=1e-4)
+
+
+@pytest.mark.parametrize("terminates", [True, False])
+def test_lives_end_episodes_in_rllib_as_the_settings_say(terminates):
+    config = RLlibConfig(env="Breakout", life_loss_terminates=terminates)
+    assert config.policy().life_loss_terminates == terminates
+    rllib_training.algorithm_config(config)
+    game = _global_registry.get(ENV_CREATOR, "neurocoder-atari")({})
+    game.reset(seed=0)
+    over, lives = False, 5
+    while lives == 5:
+        _, _, over, _, info = game.step(0)
+        lives = info["lives"]
+    assert lives == 4 and over == terminates
 
 
 @pytest.mark.slow
@@ -179,7 +446,7 @@ def run(*arguments: object) -> str:
 
 SMALL = (
     "--env", "Breakout", "--head", "neurocoder", "--env-runners", 1, "--envs-per-runner", 4, "--batch-size", 80,
-    "--evaluate-episodes", 0,
+    "--evaluate-episodes", 0, "--no-life-loss-terminates",
 )  # fmt: skip
 
 
@@ -208,13 +475,14 @@ def test_a_run_learns_resumes_and_is_evaluated(algo, steps, more, tmp_path):
         assert counts == {checkpoint.state["updates"]}
     assert last.state["updates"] > first.state["updates"] > last.state["updates"] - first.state["updates"]
 
-    network, config = to_policy(first)
+    policy, config = to_policy(first)
     torch.manual_seed(config.seed)
     untrained = build_policy(config, action_count(GAME.rom))
-    distances = [
-        each.actor.memory.orthogonality_loss().item() for each in (untrained, network, to_policy(last)[0])
-    ]
+    networks = (untrained, policy.network, to_policy(last)[0].network)
+    distances = [network.actor.memory.orthogonality_loss().item() for network in networks]
     assert distances[0] > distances[1] > distances[2]
+    for checkpoint in (first, last):
+        assert not to_policy(checkpoint)[0].settings.life_loss_terminates
 
     run("launch.evaluate", folder, "--episodes", 2, "--json", tmp_path / "scores.json")
     (result,) = json.loads((tmp_path / "scores.json").read_text())

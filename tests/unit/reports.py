@@ -7,12 +7,19 @@ import torch
 from agents.a3c.parameter_owner import ParameterOwner
 from agents.a3c.worker import Report
 
+ROLLOUT_TAGS = {
+    "losses/policy", "losses/value", "losses/entropy", "losses/orthogonality", "gradients/norm", "gradients/norm_convolutions",
+    "gradients/norm_lstm", "gradients/norm_actor", "gradients/norm_critic", "values/explained_variance", "values/advantage_rms",
+    "policy/kl",
+}  # fmt: skip
+"""What a report has for TensorBoard, beside the share of each action."""
+
 
 def next_report(owner: ParameterOwner, *, worker: int = 0, steps: int = 20, **changes: Any) -> Report:
     """Of the worker's next rollout, with the owner's newest weights."""
     attempt, number = owner._latest.get(worker, (0, 0))
     fields = dict(
-        worker=worker, attempt=attempt, number=number + 1, version=owner.updates, steps=steps, losses={"policy": 1.0},
+        worker=worker, attempt=attempt, number=number + 1, version=owner.updates, steps=steps, scalars={"losses/policy": 1.0},
         seconds={"exchange": 0.1, "play": 1.0, "gradient": 1.0}, episodes=[], random_state=torch.zeros(1),
     )  # fmt: skip
     return Report(**fields | changes)

@@ -1,14 +1,15 @@
 """Names and settings of games, and the vector environment against one emulator stepped by hand."""
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
-import cv2
 import gymnasium
 import numpy as np
 import pytest
-from ale_py import Action, ALEInterface, roms
+from ale_py import ALEInterface, roms
+from atari_by_hand import SETTLED, Answer, GameByHand, random_actions
 
-from envs.atari import AtariGames, AtariSettings, Episode, action_count, resolve
+from envs.atari import AtariGames, AtariSettings, Episode, action_count, action_names, resolve
 
 # -- names ------------------------------------------------------------------------------------------------------------
 
@@ -87,132 +88,109 @@ def test_action_count_is_the_published_size_of_the_minimal_action_set(rom, actio
     assert action_count(rom) == actions
 
 
+def test_action_names_are_in_the_order_of_the_minimal_action_set():
+    assert action_names("breakout") == ("NOOP", "FIRE", "RIGHT", "LEFT")
+
+
 # -- one emulator by hand ---------------------------------------------------------------------------------------------
-
-
-@dataclass
-class GameByHand:
-    """What one game of AtariGames should answer, frame by frame; without sticky actions and no-ops it is all settled."""
-
-    settings: AtariSettings
-    life_loss_terminates: bool
-    emulator: ALEInterface = field(default_factory=ALEInterface)
-
-    def __post_init__(self):
-        self.emulator.setFloat("repeat_action_probability", 0.0)
-        self.emulator.loadROM(roms.get_rom_path(self.settings.rom))
-        self.actions = self.emulator.getMinimalActionSet()
-
-    def screen(self) -> np.ndarray:
-        return self.emulator.getScreenGrayscale()
-
-    def reset(self) -> np.ndarray:
-        self.emulator.reset_game()
-        if self.settings.fire_reset and Action.FIRE in self.actions:
-            self.emulator.act(Action.FIRE)
-        self.frames = self.length = 0
-        self.score = 0.0
-        self.over = False
-        self.last_two = [np.zeros((210, 160), np.uint8), self.screen()]
-        return self.observation()
-
-    def observation(self) -> np.ndarray:
-        pooled = np.maximum(*self.last_two)
-        return cv2.resize(pooled, (80, 80), interpolation=cv2.INTER_AREA)
-
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, bool, list[Episode]]:
-        """Observation, reward, terminated, truncated, reset, finished games."""
-        if self.over:
-            finished = [Episode(self.score, self.length)]
-            return self.reset(), 0.0, False, False, True, finished
-        lives, reward, pooled = self.emulator.lives(), 0.0, np.maximum(*self.last_two)
-        for frame in range(4):
-            reward += self.emulator.act(self.actions[action])
-            self.frames += 1
-            self.over = self.emulator.game_over() or self.frames == self.settings.max_frames
-            if self.over:
-                # ale-py does not look at the frame with which a game ends: the last observation shows what came before.
-                self.last_two = [pooled, self.last_two[1]]
-                break
-            if frame == 2:
-                self.last_two = [pooled, self.screen()]
-            if frame == 3:
-                self.last_two = [self.screen(), self.last_two[1]]
-        self.score += reward
-        self.length += 1
-        life_lost = self.emulator.lives() < lives
-        terminated = self.emulator.game_over() or (self.life_loss_terminates and life_lost)
-        return self.observation(), reward, terminated, self.over and not terminated, False, []
-
-
-def random_actions(settings, steps, games, seed=0):
-    return np.random.default_rng(seed).integers(0, action_count(settings.rom), (steps, games))
 
 
 @dataclass
 class Seen:
     """What happened in a comparison, so that a test can say that it compared something."""
 
-    terminated: int = 0
-    truncated: int = 0
-    resets: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
     episodes: list[Episode] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
-    lives_lost: int = 0
 
 
-def compare_with_games_by_hand(settings, steps, *, life_loss_terminates=False, seed=0) -> Seen:
+def compare_with_games_by_hand(settings, steps, *, seed=0) -> Seen:
     """Steps two games both ways with the same random actions; everything must be equal at every step."""
     actions, seen = random_actions(settings, steps, 2, seed), Seen()
-    games = AtariGames(settings, 2, life_loss_terminates=life_loss_terminates)
-    by_hand = [GameByHand(settings, life_loss_terminates) for _ in range(2)]
+    games = AtariGames(settings, 2)
+    by_hand = [GameByHand(settings) for _ in range(2)]
     first = games.reset([1, 2])
     assert first.shape == (2, 1, 80, 80) and first.dtype == np.uint8
     for i, game in enumerate(by_hand):
         np.testing.assert_array_equal(first[i, 0], game.reset())
-    ended = np.zeros(2, dtype=bool)
     for t in range(steps):
-        step, finished = games.step(actions[t]), []
-        for i, game in enumerate(by_hand):
-            lives = game.emulator.lives()
-            observation, reward, terminated, truncated, reset, episodes = game.step(int(actions[t, i]))
-            np.testing.assert_array_equal(step.observation[i, 0], observation, err_msg=f"step {t}, game {i}")
-            assert (step.reward[i], step.terminated[i], step.truncated[i], step.reset[i]) == (
-                reward,
-                terminated,
-                truncated,
-                reset,
-            ), f"step {t}, game {i}"
-            finished += episodes
-            assert step.reset[i] == ended[i]  # one row a game's end, the one after it
-            ended[i] = game.over
-            seen.rewards.append(reward)
-            seen.lives_lost += not reset and game.emulator.lives() < lives
-        assert step.episodes == finished
-        np.testing.assert_array_equal(step.start, step.terminated | step.reset)
-        seen.terminated += step.terminated.sum()
-        seen.truncated += step.truncated.sum()
-        seen.resets += step.reset.sum()
-        seen.episodes += finished
+        lives = [game.lives for game in by_hand]
+        step = games.step(actions[t])
+        answers = [game.step(int(action)) for game, action in zip(by_hand, actions[t], strict=True)]
+        for name in Answer._fields:
+            expected = [getattr(answer, name) for answer in answers]
+            if name == "observation":
+                np.testing.assert_array_equal(step.observation[:, 0], expected, err_msg=f"step {t}")
+            elif name == "episodes":
+                assert step.episodes == [*expected[0], *expected[1]], f"step {t}"
+            else:
+                assert getattr(step, name).tolist() == expected, f"step {t}, {name}"
+                seen.counts[name] += np.count_nonzero(expected)
+        assert games.lives.tolist() == [game.lives for game in by_hand], f"step {t}"
+        assert games.score.tolist() == [game.score for game in by_hand], f"step {t}"
+        assert games.length.tolist() == [game.length for game in by_hand], f"step {t}"
+        seen.rewards += [answer.reward for answer in answers]
+        seen.episodes += step.episodes
+        seen.counts["lives lost"] += sum(
+            not answer.reset and game.lives < before
+            for answer, game, before in zip(answers, by_hand, lives, strict=True)
+        )
+        seen.counts["ended with a life"] += sum(
+            answer.ended and game.lives < before
+            for answer, game, before in zip(answers, by_hand, lives, strict=True)
+        )
     games.close()
     return seen
 
 
-SETTLED = {"noop_max": 0, "sticky": 0.0}
+LIVES = pytest.mark.parametrize("life_loss_terminates", [False, True], ids=["games", "lives"])
 
 
-def test_games_that_end_in_game_over_equal_an_emulator_stepped_by_hand():
-    seen = compare_with_games_by_hand(replace(resolve("Berzerk"), **SETTLED), 190)
-    assert seen.truncated == 0
-    assert seen.terminated == len(seen.episodes) == seen.resets > 0
-    assert seen.lives_lost > seen.resets  # which is no end
-
-
-def test_a_lost_life_terminates_without_reset_and_the_score_goes_on():
-    settings = replace(resolve("Berzerk"), **SETTLED)
-    seen = compare_with_games_by_hand(settings, 190, life_loss_terminates=True)
-    assert seen.terminated == seen.lives_lost > seen.resets > 0
+@LIVES
+@pytest.mark.parametrize(
+    "env, steps", [("Breakout", 440), ("Seaquest", 410), ("Berzerk", 190), ("MsPacman", 515)]
+)
+def test_games_that_end_in_game_over_equal_an_emulator_stepped_by_hand(env, steps, life_loss_terminates):
+    settings = replace(resolve(env), life_loss_terminates=life_loss_terminates, **SETTLED)
+    seen = compare_with_games_by_hand(settings, steps)
+    counts = seen.counts
+    assert counts["truncated"] == 0
+    assert counts["ended"] == counts["reset"] == len(seen.episodes) >= 2
+    assert counts["lives lost"] > 2 * counts["ended"]
+    assert counts["terminated"] == counts["lives lost" if life_loss_terminates else "ended"]
+    # After every life but the last one, in games that have FIRE.
+    fires = 0 if env == "MsPacman" else counts["lives lost"] - counts["ended with a life"]
+    assert counts["fired"] == fires
+    # The score goes on over lives.
     assert any(episode.score > max(seen.rewards) for episode in seen.episodes)
+
+
+@LIVES
+def test_without_fire_after_a_lost_life_every_action_is_taken(life_loss_terminates):
+    settings = replace(
+        resolve("Seaquest"),
+        fire_after_life_loss=False,
+        life_loss_terminates=life_loss_terminates,
+        **SETTLED,
+    )
+    seen = compare_with_games_by_hand(settings, 410)
+    assert seen.counts["fired"] == 0 and seen.counts["lives lost"] > 2
+    assert seen.counts["valid"] == 2 * 410 - seen.counts["reset"]
+
+
+def test_fire_is_pressed_after_a_lost_life_also_where_it_is_not_after_a_reset():
+    seen = compare_with_games_by_hand(replace(resolve("Berzerk"), fire_reset=False, **SETTLED), 200)
+    assert seen.counts["fired"] > 2
+
+
+@pytest.mark.parametrize("max_frames", range(96, 105))
+def test_games_cut_in_before_and_after_a_fire_step_equal_an_emulator_stepped_by_hand(max_frames):
+    settings = replace(resolve("Breakout"), max_frames=max_frames, life_loss_terminates=True, **SETTLED)
+    seen = compare_with_games_by_hand(settings, 27)
+    assert seen.counts["lives lost"] == seen.counts["ended"] == 2
+    # Both games lose their first ball in step 24, before the action of which 92 frames have passed.
+    assert seen.counts["fired"] == (0 if max_frames <= 96 else 2)
+    assert seen.counts["truncated"] == seen.counts["fired"]
 
 
 @pytest.mark.parametrize(
@@ -221,14 +199,15 @@ def test_a_lost_life_terminates_without_reset_and_the_score_goes_on():
 def test_games_cut_by_the_frame_cap_equal_an_emulator_stepped_by_hand(max_frames, fire_reset, length):
     settings = replace(resolve("Pong"), max_frames=max_frames, fire_reset=fire_reset, **SETTLED)
     seen = compare_with_games_by_hand(settings, 2 * length + 5)
-    assert seen.terminated == 0 and seen.truncated == seen.resets == 2 * 2
+    assert seen.counts["terminated"] == 0
+    assert seen.counts["truncated"] == seen.counts["ended"] == seen.counts["reset"] == 2 * 2
     assert [episode.length for episode in seen.episodes] == [length] * 4
 
 
 def test_rewards_and_scores_are_those_of_the_game_not_clipped():
-    settings = replace(resolve("MsPacman"), max_frames=4 * 149, **SETTLED)
+    settings = replace(resolve("MsPacman"), max_frames=4 * 150, **SETTLED)
     seen = compare_with_games_by_hand(settings, 150)
-    assert max(seen.rewards) >= 10 and seen.resets == 2
+    assert max(seen.rewards) >= 10 and seen.counts["ended"] == 2
     assert sum(episode.score for episode in seen.episodes) == sum(seen.rewards) > 100
 
 
@@ -262,7 +241,7 @@ def test_games_are_the_same_however_many_threads_step_them():
     random = np.random.default_rng(0)
     for _ in range(100):
         actions = random.integers(4, size=5)
-        for ours, theirs in zip(games.step(actions)[:5], others.step(actions)[:5], strict=True):
+        for ours, theirs in zip(games.step(actions)[:-1], others.step(actions)[:-1], strict=True):
             assert np.array_equal(ours, theirs)
 
 
@@ -275,10 +254,25 @@ def test_the_games_of_one_seed_differ_by_their_no_ops():
     assert (first != second).any() and (second != third).any() and (first != third).any()
 
 
+def test_a_game_is_the_same_alone_as_among_those_of_its_seed():
+    settings = resolve("ALE/Breakout-v5")
+    together, number = AtariGames(settings, 4), 2
+    alone = AtariGames(settings, 1)
+    observations = together.reset([3, 1])
+    np.testing.assert_array_equal(alone.reset([3, 1], first=number)[0], observations[number])
+    for action in random_actions(settings, 60, 4):
+        theirs, ours = together.step(action), alone.step(action[number : number + 1])
+        for part, whole in zip(ours[:-1], theirs[:-1], strict=True):
+            np.testing.assert_array_equal(part[0], whole[number])
+    assert (theirs.observation != ours.observation).any(axis=(1, 2, 3)).sum() == 3
+    together.close()
+    alone.close()
+
+
 def test_the_screen_is_coloured_and_shows_the_same_game():
     settings = replace(resolve("Breakout"), **SETTLED)
     games, screens = AtariGames(settings, 1), AtariGames(settings, 1, screen=True)
-    by_hand = GameByHand(settings, life_loss_terminates=False)
+    by_hand = GameByHand(settings)
     by_hand.reset()
     games.reset([1])
     assert screens.reset([1]).shape == (1, 1, 210, 160, 3)

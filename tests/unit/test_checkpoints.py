@@ -11,6 +11,7 @@ import torch
 
 from agents.runs.checkpoints import (
     CheckpointError,
+    amend_state,
     best_checkpoint,
     list_checkpoints,
     load_checkpoint,
@@ -261,7 +262,7 @@ SAVE_AND_BE_KILLED = """
 import os, signal, sys, time, torch
 from itertools import count
 from pathlib import Path
-from agents.runs.checkpoints import list_checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
+from agents.runs.checkpoints import amend_state, list_checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 
@@ -269,8 +270,9 @@ def save_forever(start):
     for step in count(start):
         weight = torch.full((200_000,), float(step))
         for attempt in range(2):  # the second one replaces the first
-            save_checkpoint(folder, step, {"parameters": {"weight": weight}}, {"step": step})
-        prune_checkpoints(folder, keep=2, score=lambda state: -abs(state["step"] - 3))
+            path = save_checkpoint(folder, step, {"parameters": {"weight": weight}}, {"step": step})
+        prune_checkpoints(folder, keep=2, score=lambda state: (-abs(state["step"] - 3),))
+        amend_state(path, amended=True)
 
 killed_amid_a_save = 0
 start = 0
@@ -300,11 +302,32 @@ def test_killing_the_process_at_any_moment_leaves_only_whole_checkpoints(tmp_pat
     assert folders_left == 2
 
 
+def test_an_amended_checkpoint_has_the_new_entries_and_else_all_it_had(tmp_path):
+    path = save(tmp_path, 5, score=1.0, note="first")
+    before = load_checkpoint(path)
+
+    amend_state(path, score=2.0, evaluation={"mean_return": 3.5})
+
+    after = load_checkpoint(path)
+    assert after.state == before.state | {"score": 2.0, "evaluation": {"mean_return": 3.5}}
+    assert after.step == 5 and torch.equal(after.tensors["parameters"]["weight"], torch.arange(64.0) + 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000000005"]
+
+
+def test_a_checkpoint_that_is_damaged_or_gone_is_not_amended(tmp_path):
+    path = save(tmp_path, 5)
+    (path / "state.json").write_text("{}")
+    for wrong in (path, tmp_path / "step-000000000006"):
+        with pytest.raises(CheckpointError):
+            amend_state(wrong, score=2.0)
+    assert (path / "state.json").read_text() == "{}"
+
+
 # Old ones are removed.
 
 
-def by_score(state: dict) -> float | None:
-    return state.get("score")
+def by_score(state: dict) -> tuple[float] | None:
+    return (state["score"],) if "score" in state else None
 
 
 def test_pruning_keeps_the_newest_and_the_best(tmp_path):
@@ -335,6 +358,20 @@ def test_the_best_of_equals_is_the_newest_and_none_without_scores(tmp_path):
     assert best_checkpoint(tmp_path, by_score) == tmp_path / "step-000000000002"
     assert best_checkpoint(tmp_path, lambda state: None) is None
     assert best_checkpoint(tmp_path / "nowhere", by_score) is None
+
+
+def test_a_score_of_two_numbers_is_decided_by_the_second_where_the_first_is_the_same(tmp_path):
+    scores = {1: (True, 3.0), 2: (False, 9.0), 3: (True, 4.0), 4: (True, float("nan"))}
+    for step in scores:
+        save(tmp_path, step, number=step)
+    assert best_checkpoint(tmp_path, lambda state: scores[state["number"]]) == tmp_path / "step-000000000003"
+
+
+def test_a_checkpoint_that_is_spared_stays_however_old_and_bad(tmp_path):
+    for step in range(6):
+        save(tmp_path, step, score=float(step))
+    prune_checkpoints(tmp_path, keep=2, score=by_score, spare=tmp_path / "step-000000000001")
+    assert steps(tmp_path) == [5, 4, 1]
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xff{", b"[]"])

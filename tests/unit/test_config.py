@@ -25,7 +25,7 @@ ALL_CHANGED = A3CConfig(
     workers=0, envs_per_worker=3, cpus_per_worker=2, gpus_per_worker=0.5, total_steps=99, seed=11, deterministic=True, precision="bf16",
     max_restarts=1, stall_seconds=9.0, max_staleness=5, max_bad_updates=2,
     rollout_steps=6, gamma=0.9, gae_lambda=0.8, entropy_weight=0.02, value_weight=0.25, reward_clip=2.0,
-    life_loss_terminates=False, gradient_clip=0.5,
+    life_loss_terminates=False, fire_after_life_loss=False, gradient_clip=0.5,
     optimizer="adam", learning_rate=1e-3, anneal=False, anneal_entropy=True, rmsprop_decay=0.95, rmsprop_epsilon=0.01, adam_epsilon=1e-8,
 )  # fmt: skip
 
@@ -62,7 +62,17 @@ def test_a_field_that_this_version_does_not_know_is_a_type_error(group):
 
 @pytest.mark.parametrize("config", [A3CConfig(), ALL_CHANGED], ids=["defaults", "all changed"])
 def test_settings_in_range_give_the_settings_of_the_game(config):
-    assert config.check() == resolve(config.env)
+    lives = dict(
+        life_loss_terminates=config.life_loss_terminates, fire_after_life_loss=config.fire_after_life_loss
+    )
+    assert config.check() == config.game() == replace(resolve(config.env), **lives)
+
+
+def test_settings_from_before_fire_was_pressed_after_a_lost_life_say_so():
+    saved = A3CConfig().to_dict()
+    del saved["fire_after_life_loss"]
+    assert A3CConfig.from_dict(saved) == replace(A3CConfig(), fire_after_life_loss=False)
+    assert A3CConfig().game().fire_after_life_loss
 
 
 @pytest.mark.parametrize(

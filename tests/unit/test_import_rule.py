@@ -20,6 +20,7 @@ RAY = {
     "agents/ray_cluster.py",
     "agents/rllib.py",
     "agents/rllib_training.py",
+    "agents/runs/evaluator.py",
 }  # and all of launch
 
 

@@ -2,15 +2,19 @@
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from agents.a3c import precision
 from agents.a3c.config import A3CConfig
-from agents.a3c.precision import faster_precision, set_precision
+from agents.a3c.parameter_owner import ParameterOwner
+from agents.a3c.precision import choose_precision, faster_precision, node_kind
+from agents.a3c.worker import RolloutWorker, begin_worker
 from neurocoder.networks.conv_lstm import ConvLSTM
 
+SMALL = A3CConfig(head="mlp", envs_per_worker=1)
 FRAMES = torch.randint(256, (4, 1, 80, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
@@ -60,9 +64,9 @@ def test_the_precision_of_the_weights_changes_nothing(network):
 
 
 @pytest.mark.parametrize(("name", "dtype"), precision.PRECISIONS.items())
-def test_a_precision_that_is_asked_for_is_taken(network, name, dtype):
-    set_precision(network, A3CConfig(precision=name, deterministic=True))
-    assert network.compute_dtype is dtype
+def test_a_precision_that_is_asked_for_is_taken(name, dtype):
+    worker = RolloutWorker(A3CConfig(precision=name, envs_per_worker=1, head="mlp"), 0)
+    assert worker.precision == name and worker.network.compute_dtype is dtype
 
 
 @pytest.mark.parametrize(("slow", "chosen"), [("fp32", "bf16"), ("bf16", "fp32")])
@@ -80,11 +84,50 @@ def test_auto_takes_the_faster_one_and_leaves_network_and_random_state_alone(
     assert faster_precision(network, games=1) == chosen
     assert network.compute_dtype is None and torch.equal(torch.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in network.parameters())
-    set_precision(network, replace(A3CConfig(), envs_per_worker=1))
-    assert network.compute_dtype == precision.PRECISIONS[chosen]
+    assert choose_precision(network, A3CConfig(envs_per_worker=1)) == chosen
 
 
 def test_a_deterministic_run_does_not_let_a_timing_decide(network, monkeypatch):
     monkeypatch.setattr(precision, "faster_precision", pytest.fail)
-    set_precision(network, A3CConfig(workers=0, deterministic=True))
-    assert network.compute_dtype is None  # fp32, as its weights
+    assert choose_precision(network, A3CConfig(workers=0, deterministic=True)) == "fp32"
+
+
+KIND = "a kind of node"
+
+
+def test_all_workers_on_a_kind_of_node_have_the_precision_that_the_first_of_them_chose(monkeypatch):
+    chosen = iter(("bf16", "fp32"))
+    monkeypatch.setattr("agents.a3c.worker.node_kind", lambda device: KIND)
+    monkeypatch.setattr("agents.a3c.worker.choose_precision", lambda network, config: next(chosen))
+    owner = ParameterOwner(SMALL)
+    both_asked = owner.begin(1, KIND)
+    first = begin_worker(SMALL, 0, owner.begin, owner.decide_precision)
+    second = begin_worker(
+        SMALL, 1, lambda *_: both_asked, owner.decide_precision
+    )  # it had asked before the first chose
+    third = begin_worker(SMALL, 2, owner.begin, owner.decide_precision)  # does not choose: there is no next
+    assert [worker.precision for worker in (first, second, third)] == ["bf16"] * 3
+    assert second.network.compute_dtype == torch.bfloat16
+    assert owner.drain().precisions == owner.snapshot().precisions == {KIND: "bf16"}
+    owner.decide_precision("another kind", "fp32")
+    assert owner.begin(3, KIND).precision == "bf16" and owner.begin(4, "another kind").precision == "fp32"
+
+
+def test_a_resumed_run_keeps_what_was_chosen_and_obeys_what_is_asked_for():
+    owner = ParameterOwner(SMALL)
+    owner.decide_precision(KIND, "bf16")
+    snapshot = owner.snapshot()
+    assert ParameterOwner(SMALL, snapshot).begin(0, KIND).precision == "bf16"
+    asked = replace(SMALL, precision="fp32")
+    resumed = ParameterOwner(asked, snapshot)
+    worker = begin_worker(asked, 0, resumed.begin, resumed.decide_precision)
+    assert worker.precision == "fp32" and set(resumed.precisions.values()) == {"fp32"}
+
+
+def test_a_kind_of_node_is_named_by_its_processor_and_what_that_has_for_bf16():
+    kind = node_kind(torch.device("cpu"))
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    flags = next(line for line in lines if line.startswith("flags")).split()
+    assert [flag in kind.split() for flag in ("amx_bf16", "avx512_bf16")] == [
+        flag in flags for flag in ("amx_bf16", "avx512_bf16")
+    ]

@@ -1,6 +1,8 @@
 """The rollout worker against a slow obvious computation: one game, one frame, one LSTM step at a time."""
 
+import math
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch.nn.functional as F
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_owner import ParameterOwner
 from agents.a3c.policy import flatten_parameters
-from agents.a3c.worker import RolloutWorker
+from agents.a3c.worker import BLOCKS, RolloutWorker
 from agents.layer_settings import NeurocoderSettings
 from envs.atari import AtariGames, Step, resolve
 from neurocoder import auxiliary_loss
@@ -49,7 +51,8 @@ class Recorder:
         if t == 0:
             return bool(self.first_starts[game])
         before = self.steps[t - 1]
-        return bool(before.terminated[game] or before.reset[game])
+        after_fire = before.fired[game] and self.worker.config.life_loss_terminates
+        return bool(before.terminated[game] or before.reset[game] or after_fire)
 
 
 def slow_features(network, frame):
@@ -61,9 +64,13 @@ def slow_features(network, frame):
     return x.flatten(1)
 
 
-def slow_rollout_loss(worker, recorder, first, last):
-    """The loss of steps [first, last), each game by itself; what was before `first` only leaves the LSTM's state."""
-    config, network, total = worker.config, worker.network, 0.0
+def slow_losses(worker, recorder, first, last):
+    """Policy, value and negative entropy of steps [first, last), summed over steps, each game by itself.
+
+    What was before `first` only leaves the LSTM's state.
+    """
+    config, network = worker.config, worker.network
+    policy = value_error = order = 0.0
     games = len(recorder.first_frames)
     for game in range(games):
         h, c = (tensor[game : game + 1] for tensor in recorder.first_state)
@@ -79,7 +86,7 @@ def slow_rollout_loss(worker, recorder, first, last):
         values = [value.item() for _, value in outputs]
         rows = recorder.steps[first:last]
         for t, row in enumerate(rows):
-            if row.reset[game]:
+            if row.reset[game] or row.fired[game]:
                 continue
             advantage, weight = 0.0, 1.0
             for k in range(t, len(rows)):
@@ -90,10 +97,17 @@ def slow_rollout_loss(worker, recorder, first, last):
                     break
                 weight *= config.gamma * config.gae_lambda
             log_policy, value = outputs[t]
-            total += -advantage * log_policy[int(recorder.actions[first + t][game])]
-            total += config.value_weight * 0.5 * (advantage + values[t] - value) ** 2
-            total += config.entropy_weight * (log_policy.exp() * log_policy).sum()
-    return total / games + auxiliary_loss(network)
+            policy += -advantage * log_policy[int(recorder.actions[first + t][game])] / games
+            value_error += 0.5 * (advantage + values[t] - value) ** 2 / games
+            order += (log_policy.exp() * log_policy).sum() / games
+    return policy, value_error, order
+
+
+def slow_rollout_loss(worker, recorder, first, last):
+    config = worker.config
+    policy, value_error, order = slow_losses(worker, recorder, first, last)
+    loss = policy + config.value_weight * value_error + config.entropy_weight * order
+    return loss + auxiliary_loss(worker.network)
 
 
 def slow_gradient(worker, recorder, first, last):
@@ -111,7 +125,7 @@ def slow_gradient(worker, recorder, first, last):
 def double_worker(config, **games) -> RolloutWorker:
     """A worker that computes in double precision, on games with other settings."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agents.a3c.worker.resolve", lambda env: replace(resolve(env), **games))
+        patch.setattr("agents.actor_critic_config.resolve", lambda env: replace(resolve(env), **games))
         torch.manual_seed(config.seed)
         worker = RolloutWorker(config, 0)
     worker.network.double()
@@ -202,7 +216,7 @@ def test_the_gradient_equals_the_slow_one_over_cuts_by_the_frame_cap():
     assert_equal_gradients(gradient, slow_gradient(worker, recorder, 0, 9))
 
 
-@pytest.mark.parametrize("end", ["terminated", "reset"], ids=["lost life", "game over"])
+@pytest.mark.parametrize("end", ["terminated", "ended"], ids=["lost life", "game over"])
 def test_the_gradient_equals_the_slow_one_over_the_end_of_an_episode(end):
     worker = double_worker(small("Breakout", rollout_steps=7))
     steps_to_end = play_until(worker, lambda step: getattr(step, end).any())
@@ -210,10 +224,31 @@ def test_the_gradient_equals_the_slow_one_over_the_end_of_an_episode(end):
     play_ahead(worker, steps_to_end - 5)  # the ball is out of reach by now, whatever the policy does
     recorder = Recorder(worker)
     gradient, report = worker.rollout(0, 0)
+    terminated, resets, fired = (
+        np.stack([getattr(step, name) for step in recorder.steps])
+        for name in ("terminated", "reset", "fired")
+    )
+    assert terminated.any() and resets.sum() == len(report.episodes) == (end == "ended")
+    assert report.steps == 2 * 7 - resets.sum() - fired.sum()
+    assert_equal_gradients(gradient, slow_gradient(worker, recorder, 0, 7))
+
+
+@pytest.mark.parametrize("life_loss_terminates", [True, False], ids=["lives", "games"])
+def test_the_gradient_equals_the_slow_one_over_a_fire_step_after_a_lost_life(life_loss_terminates):
+    config = small("Breakout", rollout_steps=7, life_loss_terminates=life_loss_terminates)
+    worker = double_worker(replace(config, gae_lambda=0.9))
+    # The LSTM's state, and so what it carries over the FIRE step, weighs as much as the frames.
+    with torch.no_grad():
+        worker.network.lstm.weight_hh *= 8
+    steps_to_fire = play_until(worker, lambda step: step.fired.any())
+    worker.restart_games(0)
+    play_ahead(worker, steps_to_fire - 5)
+    recorder = Recorder(worker)
+    gradient, report = worker.rollout(0, 0)
+    fired = np.stack([step.fired for step in recorder.steps])
     terminated = np.stack([step.terminated for step in recorder.steps])
-    resets = np.stack([step.reset for step in recorder.steps])
-    assert terminated.any() and resets.sum() == len(report.episodes) == (end == "reset")
-    assert report.steps == 2 * 7 - resets.sum()
+    assert fired[:-2].any() and terminated.any() == life_loss_terminates
+    assert report.steps == 2 * 7 - fired.sum()
     assert_equal_gradients(gradient, slow_gradient(worker, recorder, 0, 7))
 
 
@@ -256,9 +291,99 @@ def test_a_gradient_is_shortened_to_the_largest_norm_and_a_short_one_is_left_alo
         gradients[largest] = gradient.copy()
         norm = np.linalg.norm(gradients[1e9])
         assert norm > 0.05
-        assert report.losses["gradient_norm"] == pytest.approx(norm)  # before clipping
+        assert report.scalars["gradients/norm"] == pytest.approx(norm)  # before clipping
     assert np.linalg.norm(gradients[0.05]) == pytest.approx(0.05, rel=1e-4)
     np.testing.assert_allclose(gradients[0.05], gradients[1e9] * 0.05 / norm, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings", [dict(head="mlp"), dict(head="neurocoder", neurocoder=NEUROCODER)], ids=str
+)
+def test_the_norms_of_the_blocks_are_those_of_their_parameters(settings):
+    worker = double_worker(small(rollout_steps=2, **settings))
+    _, report = worker.rollout(0, 0)
+    squares = dict.fromkeys(BLOCKS, 0.0)
+    for name, parameter in worker.network.named_parameters():
+        # The largest norm is beyond reach, so that the gradient is as it was.
+        squares[name.split(".")[0]] += parameter.grad.square().sum().item()
+    norms = {name: report.scalars[f"gradients/norm_{name}"] for name in BLOCKS}
+    assert norms == pytest.approx({name: square**0.5 for name, square in squares.items()}, rel=1e-9)
+    assert min(norms.values()) > 0
+    whole = sum(norm**2 for norm in norms.values()) ** 0.5
+    assert report.scalars["gradients/norm"] == pytest.approx(whole, rel=1e-9)
+
+
+def test_the_losses_told_are_means_over_the_steps_of_the_slow_ones():
+    worker = double_worker(small(head="neurocoder", neurocoder=NEUROCODER, rollout_steps=3))
+    recorder = Recorder(worker)
+    _, report = worker.rollout(0, 0)
+    policy, value, order = (loss.item() / 3 for loss in slow_losses(worker, recorder, 0, 3))
+    told = {
+        name: report.scalars[f"losses/{name}"] for name in ("policy", "value", "entropy", "orthogonality")
+    }
+    assert told == pytest.approx(
+        {
+            "policy": policy,
+            "value": value,
+            "entropy": -order,
+            "orthogonality": auxiliary_loss(worker.network).item(),
+        },
+        rel=1e-9,
+    )
+
+
+def test_the_kl_is_that_of_the_weights_before_and_after_a_load_on_the_same_frame_and_state():
+    worker = double_worker(small("Breakout", rollout_steps=4))
+    recorder = Recorder(worker)
+
+    def log_policies() -> list[torch.Tensor]:
+        """(A,) of each game, for the frame that it shows now."""
+        return [
+            worker.network.actor(
+                worker.network.lstm(slow_features(worker.network, worker.frames[i : i + 1]), state)[0]
+            )[0].log_softmax(-1)
+            for i, state in enumerate(states)
+        ]
+
+    _, report = worker.rollout(0, 0)
+    # There were no weights before.
+    assert "policy/kl" not in report.scalars
+    assert not any(recorder.starts(4, game) for game in range(2))
+    states = [tuple(part[i : i + 1].clone() for part in worker.state) for i in range(2)]
+    with torch.no_grad():
+        before = log_policies()
+        changed = worker.weights + 0.02 * torch.randn_like(worker.weights)
+        worker.load(changed.numpy())
+        after = log_policies()
+    expected = np.mean(
+        [
+            sum(math.exp(p) * (p - q) for p, q in zip(old.tolist(), new.tolist(), strict=True))
+            for old, new in zip(before, after, strict=True)
+        ]
+    )
+    _, report = worker.rollout(1, 0)
+    assert report.scalars["policy/kl"] == pytest.approx(expected, rel=1e-8)
+    assert expected > 1e-4
+    _, report = worker.rollout(1, 0)
+    assert report.scalars["policy/kl"] == pytest.approx(0, abs=1e-12)  # nothing was loaded
+    worker.restart_games(0)
+    assert "policy/kl" not in worker.rollout(1, 0)[1].scalars
+
+
+def test_a_report_describes_the_steps_that_were_taken():
+    worker = double_worker(small(rollout_steps=9), max_frames=12)
+    recorder = Recorder(worker)
+    _, report = worker.rollout(0, 0)
+    counts = Counter(
+        worker.actions[action]
+        for step, actions in zip(recorder.steps, recorder.actions, strict=True)
+        for action, reset in zip(actions, step.reset, strict=True)
+        if not reset
+    )
+    assert sum(counts.values()) == report.steps < 2 * 9
+    shares = {f"policy/action/{name}": counts[name] / report.steps for name in worker.actions}
+    assert {tag: report.scalars[tag] for tag in shares} == pytest.approx(shares, rel=1e-6)
+    assert report.scalars["values/advantage_rms"] > 0
 
 
 def test_after_a_load_a_worker_has_the_weights_of_the_owner():

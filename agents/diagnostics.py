@@ -1,0 +1,45 @@
+"""Numbers that explain a run that does not learn, by their TensorBoard tags (docs/curves.md)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
+    """1 - Var(returns - values) / Var(returns), both (n,): 1 is a perfect critic, 0 one that knows no more than the mean.
+
+    NaN if all returns are equal.
+    """
+    return 1 - (returns - values).var(correction=0) / returns.var(correction=0)
+
+
+@torch.no_grad()
+def describe_rollout(
+    values: Tensor, advantages: Tensor, returns: Tensor, actions: Tensor, valid: Tensor, names: Sequence[str]
+) -> dict[str, float]:
+    """Scalars by tag of any number of steps. Those that cannot be told are left out.
+
+    Args:
+        values, advantages, returns: of each step, all of one shape.
+        actions: of the same shape, int64.
+        valid: of the same shape, bool, False where a step does not count.
+        names: of the actions.
+    """
+    if not valid.any():
+        return {}
+    actions = actions[valid]
+    shares = torch.bincount(actions, minlength=len(names)) / actions.numel()
+    scalars = {
+        "values/explained_variance": explained_variance(values[valid], returns[valid]).item(),
+        "values/advantage_rms": advantages[valid].square().mean().sqrt().item(),
+    }
+    scalars |= {f"policy/action/{name}": share for name, share in zip(names, shares.tolist(), strict=True)}
+    return {tag: value for tag, value in scalars.items() if abs(value) < float("inf")}
+
+
+def means(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each name over the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}

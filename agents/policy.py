@@ -1,0 +1,130 @@
+"""A trained policy, to be played with.
+
+policy = load_policy("runs/Pong-neurocoder-...")
+state = policy.initial_state()
+action, state = policy.act(frame, state)
+
+Shapes: N games, A actions.
+"""
+
+from typing import Literal, NamedTuple, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.atari import AtariSettings, action_names
+from neurocoder.networks.conv_lstm import FRAME, HIDDEN, ConvLSTM, State
+
+
+class Opinion(NamedTuple):
+    """What a policy thinks of frames."""
+
+    value: np.ndarray
+    """(N,) float32: the discounted clipped reward that it expects. A number for a single frame."""
+    probabilities: np.ndarray
+    """(N, A) float32: how likely it takes each of `Policy.actions`. (A,) for a single frame."""
+
+
+class Policy:
+    """A network and the settings of the game it was trained on.
+
+    Attributes:
+        settings: of the game, lives included, as in training.
+        actions: names of the actions, as in ("NOOP", "FIRE", "RIGHT", "LEFT").
+        network: the actor-critic; `network.actor` is the output layer whose program depends on the input.
+    """
+
+    def __init__(self, network: ConvLSTM, settings: AtariSettings, *, seed: int = 0):
+        """`seed`: decides which actions are sampled."""
+        self.network = network.eval().requires_grad_(False)
+        self.settings, self.actions = settings, action_names(settings.rom)
+        self.device = network.lstm.bias_ih.device
+        self.seed(seed)
+
+    def seed(self, seed: int) -> None:
+        """Starts the sequence of random numbers that actions are sampled with."""
+        self._generator = torch.Generator(self.device).manual_seed(seed)
+
+    def initial_state(self, games: int = 1) -> State:
+        """The LSTM's state before the first frame of N games: zeros (N, 512), twice."""
+        return self.network.initial_state(games)
+
+    @overload
+    def act(
+        self,
+        frames: np.ndarray | Tensor,
+        state: State,
+        *,
+        start: np.ndarray | bool | None = None,
+        greedy: bool = False,
+        with_opinion: Literal[False] = False,
+    ) -> tuple[np.ndarray, State]: ...
+    @overload
+    def act(
+        self,
+        frames: np.ndarray | Tensor,
+        state: State,
+        *,
+        start: np.ndarray | bool | None = None,
+        greedy: bool = False,
+        with_opinion: Literal[True],
+    ) -> tuple[np.ndarray, State, Opinion]: ...
+    @torch.no_grad()
+    def act(
+        self,
+        frames: np.ndarray | Tensor,
+        state: State,
+        *,
+        start: np.ndarray | bool | None = None,
+        greedy: bool = False,
+        with_opinion: bool = False,
+    ) -> tuple[np.ndarray, State] | tuple[np.ndarray, State, Opinion]:
+        """Chooses an action for every frame.
+
+        Args:
+            frames: (N, 1, 80, 80) uint8, or one frame (1, 80, 80).
+            state: from `initial_state`, or from the last `act`.
+            start: (N,) bool, whether an episode starts with this frame: its row of the state counts as zero. A bool for all.
+            greedy: take the likeliest action; otherwise sample, as in training.
+            with_opinion: return an `Opinion`, too.
+
+        Returns:
+            Actions (N,) int64, a single integer for one frame; the state after these frames; the opinion if it is asked for.
+
+        Raises:
+            ValueError: frames of another shape or type, a state or `start` that is not of N games.
+        """
+        x = torch.as_tensor(frames)
+        if x.dtype != torch.uint8 or x.dim() not in (3, 4) or x.shape[-3:] != (1, FRAME, FRAME):
+            raise ValueError(
+                f"frames are {str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}; they must be uint8 "
+                f"(N, 1, {FRAME}, {FRAME}) or (1, {FRAME}, {FRAME})"
+            )
+        single = x.dim() == 3
+        x = x.reshape(-1, 1, FRAME, FRAME).to(self.device)
+        games = len(x)
+        if any(part.shape != (games, HIDDEN) for part in state):
+            shapes = ", ".join(str(tuple(part.shape)) for part in state)
+            raise ValueError(
+                f"the state's shapes are {shapes}; {games} frames need ({games}, {HIDDEN}) twice: "
+                f"make one with initial_state({games})"
+            )
+        starts = np.asarray(False if start is None else start, dtype=bool)
+        if starts.shape not in ((), (games,)):
+            raise ValueError(f"start has shape {starts.shape}; it must be a bool or ({games},)")
+        begins = torch.tensor(np.broadcast_to(starts, games), device=self.device)
+        hidden, state = self.network.step(self.network.features(x), state, begins)
+        probabilities = self.network.actor(hidden).softmax(dim=-1)  # (N, A)
+        if greedy:
+            chosen = probabilities.argmax(dim=-1)
+        else:
+            chosen = torch.multinomial(probabilities, 1, generator=self._generator).squeeze(1)
+        actions = chosen.cpu().numpy()
+        if not with_opinion:
+            return (actions[0] if single else actions), state
+        value = self.network.critic(hidden).squeeze(-1).cpu().numpy()
+        opinion = Opinion(value, probabilities.cpu().numpy())
+        if single:
+            return actions[0], state, Opinion(value[0], opinion.probabilities[0])
+        return actions, state, opinion

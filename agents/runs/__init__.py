@@ -1,0 +1,1 @@
+"""Keeps a run on disk: its folder, checkpoints, curves and evaluations."""

@@ -1,0 +1,178 @@
+"""One Atari run from its start to its end, in its folder: what launch.train does, and what a program of one's own calls.
+
+from agents import train
+from agents.a3c.config import A3CConfig
+
+result = train(A3CConfig(env="Pong", total_steps=100_000), "runs/mine")
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from agents.a3c import start_training
+from agents.a3c.config import A3CConfig
+from agents.a3c.parameter_owner import Metrics, Snapshot
+from agents.errors import TrainingError
+from agents.rllib_config import RLlibConfig
+from agents.runs.checkpoints import list_checkpoints, load_newest
+from agents.runs.folder import RunFolder, software_versions, write_json_atomically
+from agents.runs.recorder import Recorder
+from agents.runs.recording import Recording
+from agents.runs.snapshots import to_snapshot
+from agents.runs.transfer import start_from
+
+Callback = Callable[[int, Metrics | None], bool | None]
+"""Takes the agent steps so far and what happened since the last call; returns True to stop the run.
+
+It is called about once a second, and without metrics at two moments: when training has started, and when it has ended, before the
+last games are played. A True at the end prevents those."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of a run."""
+
+    folder: Path
+    checkpoint: Path
+    """The last checkpoint."""
+    env_steps: int
+    """Agent steps taken."""
+    stopped: bool
+    """The callback stopped the run before it had taken all its steps."""
+    evaluation: dict[str, Any] | None
+    """The games played with the last checkpoint, as `launch.evaluate --json` writes them; None if there were none."""
+
+
+def train(
+    config: A3CConfig | RLlibConfig,
+    folder: str | Path,
+    callback: Callback | None = None,
+    *,
+    recording: Recording = Recording(),  # noqa: B008, it is frozen
+    resume: bool = False,
+    weights_of: str | Path | None = None,
+    address: str | None = None,
+) -> RunResult:
+    """Trains a policy, with curves, checkpoints and evaluations in `folder`, and plays with the result.
+
+    Args:
+        config: an `A3CConfig`, or an `RLlibConfig` to train with RLlib.
+        folder: a new run's, or with `resume` that of a run to continue with these settings.
+        callback: see `Callback`.
+        recording: how often the run is saved and evaluated.
+        resume: continue from the newest checkpoint in `folder`.
+        weights_of: a run or checkpoint folder whose weights a new run starts from.
+        address: of a Ray cluster to join; None starts a local one, if there are workers.
+
+    Raises:
+        ValueError: a setting out of range, a folder that holds a run already, or one that holds none to resume.
+        TrainingError: training cannot continue; checkpoints and curves so far are in the folder.
+    """
+    config.check()
+    recording.check()
+    if resume and weights_of is not None:
+        raise ValueError("resume and weights_of cannot both be given: a resumed run has weights of its own")
+    snapshot = None
+    if weights_of is not None:
+        snapshot, lines = start_from(Path(weights_of), config.policy())
+        print("\n".join(lines), flush=True)
+    with (RunFolder.open if resume else RunFolder.create)(Path(folder)) as run:
+        if resume:
+            snapshot = restore(run, config.total_steps)
+        return _train(config, run, snapshot, callback or (lambda *_: None), recording, weights_of, address)
+
+
+def _train(
+    config: A3CConfig | RLlibConfig,
+    run: RunFolder,
+    snapshot: Snapshot | None,
+    callback: Callback,
+    recording: Recording,
+    weights_of: str | Path | None,
+    address: str | None,
+) -> RunResult:
+    print(f"run folder {run.path}   curves: tensorboard --logdir {run.path.parent}")
+    print(f"one step is {config.game().frame_skip} emulator frames", flush=True)
+    failure: TrainingError | None = None
+    with start_training(config, snapshot, address=address) as training:
+        stopped = bool(callback(snapshot.env_steps if snapshot else 0, None))
+        describe(run, config, recording, weights_of)
+        recorder = Recorder(
+            run,
+            config.to_dict(),
+            config.policy(),
+            recording,
+            env_steps=snapshot.env_steps if snapshot else 0,
+            on_ray=training.on_ray,
+        )
+        with closing(recorder):
+            try:
+                while not training.finished and not stopped:
+                    training.advance()
+                    metrics = recorder.look(training)
+                    if metrics is not None:
+                        stopped = bool(callback(metrics.env_steps, metrics))
+            except TrainingError as error:
+                failure = error
+            try:
+                checkpoint = recorder.finish(training)
+            except TrainingError as error:  # its state is lost
+                raise failure or error from error
+            if failure is not None:
+                raise failure
+            if checkpoint is None:
+                raise TrainingError(f"{run.path}: the last checkpoint could not be written; make room")
+            while recorder.evaluating and not stopped:
+                recorder.take_evaluation(timeout=1.0)
+                stopped = bool(callback(recorder.env_steps, recorder.metrics))
+            training.close()
+            stopped = bool(callback(recorder.env_steps, None)) or stopped
+            evaluation = None
+            if recording.evaluate_episodes and not stopped:
+                evaluation = recorder.evaluate_last(checkpoint)
+    return RunResult(run.path, checkpoint, recorder.env_steps, stopped, evaluation)
+
+
+def describe(
+    run: RunFolder,
+    config: A3CConfig | RLlibConfig,
+    recording: Recording,
+    weights_of: str | Path | None = None,
+) -> None:
+    """Writes the run's config.json."""
+    path = run.path / "config.json"
+    described: dict[str, Any] = {
+        config.key: config.to_dict(),
+        "run": asdict(recording),
+        "software": software_versions(),
+    }
+    if weights_of is not None:
+        described["from"] = str(weights_of)
+    elif path.exists() and "from" in (before := json.loads(path.read_text())):
+        described["from"] = before["from"]  # of a resumed run
+    write_json_atomically(path, described)
+
+
+def restore(run: RunFolder, total_steps: int) -> Snapshot:
+    """The newest good snapshot of a run. ValueError if there is none, or nothing is left to do."""
+    if not list_checkpoints(run.checkpoints):
+        raise ValueError(
+            f"--resume {run.path}: it has no checkpoint yet; restart it with --run-dir {run.path}"
+        )
+    snapshot = to_snapshot(load_newest(run.checkpoints, warn=_warn))
+    if snapshot.env_steps >= total_steps:
+        raise ValueError(
+            f"{run.path} has taken {snapshot.env_steps:,} of its {total_steps:,} steps; "
+            f"give a larger --total-steps to continue"
+        )
+    print(f"resuming at {snapshot.env_steps:,} steps; games restart")
+    return snapshot
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr)

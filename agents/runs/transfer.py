@@ -1,0 +1,81 @@
+"""Starts a run from the weights of another one: weights, not counters."""
+
+from pathlib import Path
+
+import torch
+
+from agents.a3c.config import A3CConfig
+from agents.a3c.parameter_owner import Snapshot
+from agents.a3c.policy import build_policy
+from agents.runs.best import find_checkpoints
+from agents.runs.checkpoints import Checkpoint, CheckpointError, load_checkpoint
+from agents.runs.snapshots import to_snapshot
+from envs.atari import action_count
+
+HEADS = ("actor", "critic")
+
+
+def start_from(run: Path, config: A3CConfig) -> tuple[Snapshot, list[str]]:
+    """The first snapshot of a run that has the weights of another one.
+
+    An output layer that has another kind or size there starts with fresh weights. All counters and statistics are zero.
+
+    Args:
+        run: a run folder, whose newest whole checkpoint is taken, or a checkpoint folder.
+
+    Returns:
+        The snapshot, and a line about what was taken over, with one more for each output layer that starts fresh.
+
+    Raises:
+        ValueError: no checkpoint there, none that can be used, or a network that differs in more than its output layers.
+    """
+    source = _newest(run)
+    theirs = to_snapshot(source).parameters
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        ours = build_policy(config, action_count(config.game().rom)).state_dict()
+    fresh = [head for head in HEADS if _shapes(theirs, head) != _shapes(ours, head)]
+    taken = {name: tensor for name, tensor in ours.items() if name.partition(".")[0] not in fresh}
+    for name, tensor in taken.items():
+        if name not in theirs or theirs[name].shape != tensor.shape:
+            raise ValueError(f"{source.path}: its network has no {name} of shape {tuple(tensor.shape)}")
+    game = source.state["config"]["env"]
+    lines = [f"starting from the weights of {source.path} ({game}, {source.step:,} steps)"]
+    lines += [f"the {head} starts with fresh weights: {_describe(theirs, ours, head)}" for head in fresh]
+    snapshot = Snapshot(
+        env_steps=0,
+        updates=0,
+        episodes=0,
+        recent_returns=[],
+        parameters=ours | {name: theirs[name] for name in taken},
+        optimizer={},
+        random_states={},
+    )
+    return snapshot, lines
+
+
+def _newest(run: Path) -> Checkpoint:
+    errors = []
+    for path in find_checkpoints(run, best=False):
+        try:
+            checkpoint = load_checkpoint(path)
+            to_snapshot(checkpoint)
+            A3CConfig.from_dict(checkpoint.state["config"])
+            return checkpoint
+        except (CheckpointError, AttributeError, KeyError, TypeError) as error:
+            errors.append(error)
+    raise ValueError(f"{run} has no checkpoint that can be used: {' '.join(str(errors[0]).split())}")
+
+
+def _shapes(parameters: dict[str, torch.Tensor], head: str) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in parameters.items() if name.startswith(f"{head}.")}
+
+
+def _describe(theirs: dict[str, torch.Tensor], ours: dict[str, torch.Tensor], head: str) -> str:
+    """How an output layer differs, by the first parameter that does."""
+    before, now = _shapes(theirs, head), _shapes(ours, head)
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            shapes = [tuple(shapes[name]) if name in shapes else "missing" for shapes in (before, now)]
+            return f"{name} is {shapes[0]} there and {shapes[1]} here"
+    raise AssertionError(head)

@@ -1,0 +1,267 @@
+"""`launch.evaluate` as a person types it, with policies that were never trained."""
+
+import json
+import os
+import pty
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import launch.evaluate
+from agents.a3c.config import A3CConfig
+from agents.a3c.parameter_owner import ParameterOwner
+from agents.runs.checkpoints import amend_state
+from agents.runs.progress import GamesProgress
+from agents.runs.snapshots import save
+from launch.evaluate import main, show
+from tests.commands import in_this_process, rows_of, start
+
+RANDOM, HUMAN = 1.7, 30.5  # Breakout, Wang et al. 2016
+STEPS = (1_000, 2_000, 3_000, 4_000)
+DAMAGED = 2_000
+
+
+def damage(checkpoint: Path) -> None:
+    weights = checkpoint / "parameters.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run on Breakout with four checkpoints of different weights, the second of which is damaged."""
+    folder = tmp_path_factory.mktemp("runs") / "breakout"
+    for seed, steps in enumerate(STEPS):
+        config = A3CConfig(env="Breakout", head="mlp", seed=seed)
+        snapshot = replace(ParameterOwner(config).snapshot(), env_steps=steps)
+        path = save(folder / "checkpoints", snapshot, config)
+        if steps == DAMAGED:
+            damage(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def policy(run, tmp_path_factory) -> Path:
+    """A checkpoint folder that lies alone."""
+    return shutil.copytree(checkpoint(run, 4_000), tmp_path_factory.mktemp("policies") / "alone")
+
+
+def checkpoint(run: Path, steps: int) -> Path:
+    return run / "checkpoints" / f"step-{steps:012d}"
+
+
+@pytest.fixture(scope="module")
+def everything(run, policy, tmp_path_factory) -> tuple[str, str, list[dict], list[dict]]:
+    """All checkpoints of the run, and the one that lies alone: output, errors, JSON and CSV of one call."""
+    folder = tmp_path_factory.mktemp("scores")
+    process = start(
+        "evaluate", run, policy, "--all", "--episodes", 3, "--json", folder / "s.json", "--csv", folder / "s.csv"
+    )  # fmt: skip
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return output, errors, json.loads((folder / "s.json").read_text()), rows_of(folder / "s.csv")
+
+
+def test_all_checkpoints_of_a_run_are_played_with_oldest_first_and_damaged_ones_are_named(
+    run, policy, everything
+):
+    _, errors, results, _ = everything
+    assert [result["run"] for result in results] == [
+        *(str(checkpoint(run, steps)) for steps in STEPS if steps != DAMAGED), str(policy)
+    ]  # fmt: skip
+    assert all(len(result["episode_returns"]) == 3 for result in results)
+    (warning,) = errors.splitlines()
+    assert warning.startswith("warning: skipped a checkpoint that cannot be used: ")
+    assert f"{checkpoint(run, DAMAGED)}: parameters.safetensors is truncated" in warning
+
+
+def test_the_best_checkpoint_of_a_run_is_marked(everything):
+    _, _, results, _ = everything
+    of_the_run = results[:-1]
+    best = max(result["mean"] for result in of_the_run)
+    (marked,) = (result["mean"] for result in of_the_run if result["best"])
+    assert marked == best and results[-1]["best"]  # the one that lies alone is the best of its own table
+
+
+def test_ctrl_c_keeps_what_has_been_played(run, tmp_path, monkeypatch):
+    play, played = launch.evaluate.play_with, []
+
+    def interrupted(checkpoint: Path, *given, **named):
+        if len(played) == 2:
+            raise KeyboardInterrupt
+        played.append(play(checkpoint, *given, **named))
+        return played[-1]
+
+    monkeypatch.setattr("launch.evaluate.play_with", interrupted)
+    json_file = tmp_path / "scores.json"
+    status, output, errors = in_this_process(main, run, "--all", "--episodes", 1, "--json", json_file)
+    assert status == 130 and "Traceback" not in errors
+    assert errors.splitlines()[-1] == "stopped; 2 policies were played to the end of their games"
+    kept = json.loads(json_file.read_text())
+    assert [each["episode_returns"] for each in kept] == [each["episode_returns"] for each in played]
+    assert sum(each["best"] for each in kept) == 1 and "* best mean" in output
+
+
+def test_the_table_says_what_the_json_says(run, policy, everything):
+    output, _, results, _ = everything
+    lines = output.splitlines()
+    assert [line for line in lines if line.endswith(": Breakout, mlp head")] == [
+        f"{run}: Breakout, mlp head", f"{policy}: Breakout, mlp head"
+    ]  # fmt: skip
+    rows = [
+        match
+        for line in lines
+        if (match := re.match(r"([* ]) +([\d,]+) +(\S+) +(\S+) to (\S+) +(\S+) +(\S+)$", line))
+    ]
+    assert len(rows) == len(results)
+    for row, result in zip(rows, results, strict=True):
+        star, steps, *numbers = row.groups()
+        assert (star == "*") == result["best"] and int(steps.replace(",", "")) == result["env_steps"]
+        mean = np.mean(result["episode_returns"])
+        human = (mean - RANDOM) / (HUMAN - RANDOM)
+        expected = [mean, *result["mean_ci95"], np.mean(result["episode_lengths"]), human]
+        for number, value, within in zip(numbers, expected, (0.005, 0.005, 0.005, 0.5, 0.005), strict=True):
+            assert float(number.replace(",", "")) == pytest.approx(value, abs=within + 1e-9)
+    assert all(len(line) < 80 for line in lines if not line.endswith("head"))
+
+
+def test_the_csv_says_what_the_json_says(everything):
+    _, _, results, rows = everything
+    assert len(rows) == len(results)
+    for row, result in zip(rows, results, strict=True):
+        returns = result["episode_returns"]
+        numbers = [float(row[name]) for name in ("env_steps", "episodes", "mean", "median", "mean_length")]
+        assert numbers == [
+            result["env_steps"], 3, np.mean(returns), np.median(returns), np.mean(result["episode_lengths"])
+        ]  # fmt: skip
+        assert [float(row["mean_low"]), float(row["mean_high"])] == result["mean_ci95"]
+        assert float(row["iqm"]) == result["iqm"]
+        human = (np.mean(returns) - RANDOM) / (HUMAN - RANDOM)
+        assert float(row["human_normalised_mean"]) == pytest.approx(human)
+        assert result["human_normalised_mean"] == pytest.approx(human)
+        assert row["best"] == str(result["best"])
+        assert (row["run"], row["env"], row["head"]) == (result["run"], "Breakout", "mlp")
+
+
+def test_the_interval_holds_the_mean_and_no_more_than_the_scores(everything):
+    for result in everything[2]:
+        low, high = result["mean_ci95"]
+        returns = result["episode_returns"]
+        assert min(returns) <= low <= result["mean"] <= high <= max(returns)
+
+
+def test_a_run_without_a_checkpoint_that_can_be_used_is_refused(run, tmp_path):
+    shutil.copytree(checkpoint(run, DAMAGED), tmp_path / "checkpoints" / checkpoint(run, DAMAGED).name)
+    status, output, errors = in_this_process(main, tmp_path, "--all")
+    assert status == 2 and output == ""
+    assert errors.splitlines()[-1] == f"error: {tmp_path} has no checkpoint that can be used"
+
+
+def test_best_takes_the_checkpoint_with_the_best_evaluation_and_not_the_newest(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    for steps, mean in {1_000: 3.0, 3_000: 5.0, 4_000: 4.0}.items():
+        amend_state(checkpoint(copy, steps), evaluation={"mean_return": mean})
+    taken = {}
+    for flags in ((), ("--best",)):
+        status, _, _ = in_this_process(main, copy, "--episodes", 1, "--json", tmp_path / "s.json", *flags)
+        assert status == 0
+        (result,) = json.loads((tmp_path / "s.json").read_text())
+        assert "best" not in result
+        taken[flags] = result["env_steps"]
+    assert taken == {(): 4_000, ("--best",): 3_000}
+
+
+@pytest.mark.parametrize(
+    ("flags", "ends", "said"),
+    [
+        ((), True, "a lost life ends an episode"),
+        (("--no-life-loss-terminates",), False, "a lost life ends no episode"),
+        (("--life-loss-terminates",), True, "a lost life ends an episode"),
+    ],
+)
+def test_how_lives_are_treated_is_as_in_training_or_as_asked_for_and_always_said(
+    policy, flags, ends, said, tmp_path
+):
+    file = tmp_path / "scores.json"
+    status, output, _ = in_this_process(main, policy, "--episodes", 1, "--json", file, *flags)
+    assert status == 0 and said in output
+    (result,) = json.loads(file.read_text())
+    assert result["settings"]["life_loss_terminates"] is ends
+
+
+def test_what_makes_scores_comparable_is_said_in_short_lines(everything, capsys):
+    result = everything[2][0]
+    show(result | {"settings": result["settings"] | {"sticky": 0.25, "greedy": True, "seed": 7}})
+    output, _ = capsys.readouterr()
+    assert output.splitlines()[-3:] == [
+        "  3 full games, seed 7, actions greedy, scores not clipped",
+        "  sticky actions 0.25, frame skip 4, fewer than 30 no-op frames at the start",
+        "  at most 108,000 frames; a lost life ends an episode, FIRE pressed after it",
+    ]
+    human = (np.mean(result["episode_returns"]) - RANDOM) / (HUMAN - RANDOM)
+    assert f"human-normalised score {human:.2f} (0: random play, 1: human play)" in output
+
+
+# -- progress ----------------------------------------------------------------------------------------------------------
+
+
+def read_terminal(descriptor: int) -> str:
+    """All that is written to a pseudo-terminal until its last writer has gone."""
+    written = b""
+    try:
+        while data := os.read(descriptor, 4096):
+            written += data
+    except OSError:  # how Linux tells the end
+        pass
+    return written.decode()
+
+
+def test_on_a_terminal_one_line_is_rewritten_while_games_are_played_and_stdout_stays_clean(policy):
+    terminal, end = pty.openpty()
+    process = start("evaluate", policy, "--episodes", 16, stderr=end)
+    os.close(end)
+    shown = read_terminal(terminal)
+    os.close(terminal)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert output.startswith(str(policy)) and not {"\r", "\x1b"} & set(output) and "games done" not in output
+    before, *lines, after = shown.split("\r\x1b[K")
+    # The last line is wiped out.
+    assert before == after == "" and lines
+    for line in lines:
+        assert re.fullmatch(r"alone  \d+ of 16 games done, longest [\d,]+ steps  ETA (-|\d+:\d\d)", line)
+    steps = [int(re.search(r"([\d,]+) steps", line)[1].replace(",", "")) for line in lines]
+    assert steps == sorted(set(steps))
+
+
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    """The seconds that a progress line reads: the first entry."""
+    seconds = [0.0]
+    monkeypatch.setattr("agents.runs.progress.time.monotonic", lambda: seconds[0])
+    return seconds
+
+
+def test_elsewhere_there_is_a_line_every_30_seconds(clock, capsys):
+    tell = GamesProgress(10, name="step-000000001000")
+    for second in range(100):
+        clock[0] = second
+        tell(second // 20, 15 * second)
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.splitlines() == [
+        # After 30 s with one game done, nine more would take 270 s.
+        "step-000000001000  1 of 10 games done, longest 450 steps  ETA 4:30",
+        "step-000000001000  3 of 10 games done, longest 900 steps  ETA 2:20",
+        "step-000000001000  4 of 10 games done, longest 1,350 steps  ETA 2:15",
+    ]
+
+
+def test_a_long_game_of_a_long_evaluation_fits_a_line_of_80_characters(clock, capsys):
+    tell = GamesProgress(100, name="checkpoint 100 of 100")
+    clock[0] = 3_000.0
+    tell(10, 27_000)
+    assert "ETA 7:30:00" in (line := capsys.readouterr().err) and len(line) <= 80

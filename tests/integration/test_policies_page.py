@@ -1,0 +1,71 @@
+"""docs/policies.md does what it says."""
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from agents.a3c.config import A3CConfig
+from agents.a3c.parameter_owner import ParameterOwner
+from agents.runs.snapshots import save
+from tests.commands import ROOT
+
+PAGE = ROOT / "docs" / "policies.md"
+CONFIG = A3CConfig(env="Pong", head="neurocoder")
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch) -> Path:
+    """The present folder, with runs/pong: a policy that nobody has trained. Its games are cut after 200 steps."""
+    monkeypatch.chdir(tmp_path)
+    game = A3CConfig.game
+    monkeypatch.setattr(A3CConfig, "game", lambda config: replace(game(config), max_frames=800))
+    owner = ParameterOwner(CONFIG)
+    save(tmp_path / "runs" / "pong" / "checkpoints", owner.snapshot(), CONFIG)
+    return tmp_path
+
+
+def test_the_examples_run_from_top_to_bottom(runs, capsys):
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 8
+    assert len([line for line in blocks[0].splitlines() if line.strip() and "import" not in line]) <= 10
+    names: dict = {}
+    torch.manual_seed(0)
+    for block in blocks:
+        exec(block, names)
+    assert len(names["scores"]) == 8 and all(-21 <= score <= 21 for score in names["scores"])
+    assert (runs / "game.mp4").stat().st_size > 10_000
+    assert names["opinion"].probabilities.sum() == pytest.approx(1.0)
+    assert names["result"].stopped and (runs / "runs" / "sticky" / "config.json").exists()
+    assert "starting from the weights of runs/pong" in capsys.readouterr().out
+
+
+PLAY = """
+import sys
+from agents import load_policy
+from envs import make_game
+policy = load_policy("runs/pong")
+game = make_game(policy.settings)
+frame, info = game.reset(seed=1)
+state = policy.initial_state()
+for _ in range(3):
+    action, state = policy.act(frame, state)
+    frame, *_ = game.step(action)
+print([name for name in sys.modules if name.split(".")[0] in ("launch", "ray", "tensorboard", "tyro")])
+"""
+
+
+def test_a_policy_is_played_without_a_command_and_without_ray(runs):
+    done = subprocess.run(
+        [sys.executable, "-c", PLAY],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"

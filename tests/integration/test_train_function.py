@@ -1,0 +1,307 @@
+"""`agents.train` and what it leaves behind, on real games."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agents import load_policy, train
+from agents.a3c.config import A3CConfig
+from agents.a3c.parameter_owner import ParameterOwner
+from agents.errors import TrainingError
+from agents.layer_settings import NeurocoderSettings
+from agents.runs.best import find_checkpoints
+from agents.runs.checkpoints import list_checkpoints, load_checkpoint, load_newest
+from agents.runs.evaluation import evaluate
+from agents.runs.evaluator import EvaluationFailed, Evaluator
+from agents.runs.recording import Recording
+from agents.runs.snapshots import save
+from agents.runs.transfer import start_from
+from tests.commands import curves
+
+CONFIG = A3CConfig(
+    env="Breakout", head="mlp", workers=0, envs_per_worker=2, rollout_steps=10, total_steps=600, optimizer="adam"
+)  # fmt: skip
+RECORDING = Recording(checkpoint_every=200, evaluate_every=200, evaluate_games=2, evaluate_episodes=3)
+
+
+@pytest.fixture(autouse=True)
+def look_at_every_update(monkeypatch):
+    """A run is looked at after every update, not once a second, so that these short ones are saved and evaluated in their midst."""
+    monkeypatch.setattr("agents.runs.recorder.LOOK_EVERY", 0.0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run with evaluations: its folder, its result and what its callback was told."""
+    folder, told = tmp_path_factory.mktemp("runs") / "breakout", []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agents.runs.recorder.LOOK_EVERY", 0.0)
+        result = train(CONFIG, folder, lambda *each: told.append(each), recording=RECORDING)
+    return folder, result, told
+
+
+def test_a_run_tells_its_result_and_its_callback_how_it_goes(trained):
+    folder, result, told = trained
+    assert result.folder == folder and not result.stopped and result.env_steps >= 600
+    assert result.checkpoint == list_checkpoints(folder / "checkpoints")[0]
+    assert told[0] == (0, None) and told[-1] == (result.env_steps, None)
+    steps = [env_steps for env_steps, _ in told]
+    assert steps == sorted(steps) and len(steps) > 10
+    assert all(env_steps == metrics.env_steps for env_steps, metrics in told[1:-1])
+
+
+def test_evaluations_go_to_the_folder_the_curves_and_the_checkpoints(trained):
+    folder, result, _ = trained
+    evaluations = json.loads((folder / "evaluation.json").read_text())
+    assert [len(each["episode_returns"]) for each in evaluations] == [2, 2, 2, 3][-len(evaluations) :]
+    assert len(evaluations) >= 3 and evaluations[-1] == result.evaluation
+    assert evaluations[-1]["env_steps"] == result.env_steps
+    events = curves(folder)
+    for tag, name in (
+        ("eval/mean_return", "mean"),
+        ("eval/length", "mean_length"),
+        ("eval/human_normalised", "human_normalised_mean"),
+    ):
+        points = [(point.step, point.value) for point in events.Scalars(tag)]
+        assert points == [(each["env_steps"], pytest.approx(each[name], rel=1e-5)) for each in evaluations]
+    means = {each["env_steps"]: each["mean"] for each in evaluations}
+    for path in list_checkpoints(folder / "checkpoints"):
+        state = load_checkpoint(path).state
+        assert state["evaluation"]["mean_return"] == means[state["env_steps"]]
+    (best,) = find_checkpoints(folder, best=True)
+    assert load_checkpoint(best).state["evaluation"]["mean_return"] == max(means.values())
+
+
+def test_an_evaluation_of_a_run_can_be_repeated_by_hand(trained):
+    folder, _, _ = trained
+    (first, *_) = json.loads((folder / "evaluation.json").read_text())
+    if Path(first["run"]).exists():
+        again = evaluate(Path(first["run"]), episodes=2, seed=first["settings"]["seed"])
+        assert again == first
+
+
+def test_the_folder_says_in_which_precision_workers_computed(trained):
+    folder, result, told = trained
+    precisions = json.loads((folder / "config.json").read_text())["precisions"]
+    assert precisions == told[-2][1].precisions == load_checkpoint(result.checkpoint).state["precisions"]
+    assert set(precisions.values()) <= {"fp32", "bf16"} and len(precisions) == 1
+    assert "precision/text_summary" in curves(folder).Tags()["tensors"]
+
+
+def test_evaluating_changes_nothing_in_what_is_learnt(trained, tmp_path):
+    weights = []
+    for every in (0, 100):
+        config = replace(CONFIG, deterministic=True, total_steps=300)
+        recording = replace(RECORDING, evaluate_every=every, evaluate_episodes=0)
+        result = train(config, tmp_path / str(every), recording=recording)
+        assert (tmp_path / str(every) / "evaluation.json").exists() == bool(every)
+        weights.append(load_checkpoint(result.checkpoint).tensors["parameters"])
+    torch.use_deterministic_algorithms(False)
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_callback_stops_a_run_which_is_then_resumed_to_its_end(tmp_path):
+    quiet = replace(RECORDING, evaluate_every=0, evaluate_episodes=0)
+    result = train(CONFIG, tmp_path / "run", lambda steps, metrics: steps >= 100, recording=quiet)
+    assert result.stopped and result.evaluation is None and 100 <= result.env_steps < 200
+    with pytest.raises(ValueError, match="holds a run already"):
+        train(CONFIG, tmp_path / "run", recording=quiet)
+    longer = replace(CONFIG, total_steps=300)
+    resumed = train(longer, tmp_path / "run", recording=replace(quiet, evaluate_episodes=1), resume=True)
+    assert (
+        not resumed.stopped and resumed.env_steps >= 300 and len(resumed.evaluation["episode_returns"]) == 1
+    )
+    with pytest.raises(ValueError, match="larger --total-steps"):
+        train(longer, tmp_path / "run", recording=quiet, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (dict(config=replace(CONFIG, gamma=2.0)), "--gamma is 2.0"),
+        (dict(recording=replace(RECORDING, keep=0)), "--keep is 0"),
+        (dict(resume=True, weights_of="elsewhere"), "cannot both be given"),
+        (dict(resume=True), "not a run folder"),
+        (dict(weights_of="nowhere"), "nowhere is neither a run folder"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line_and_leaves_no_folder(change, line, tmp_path):
+    config = change.pop("config", CONFIG)
+    with pytest.raises(ValueError, match=line) as refusal:
+        train(config, tmp_path / "run", **change)
+    assert "\n" not in str(refusal.value)
+    assert not list(tmp_path.glob("run/checkpoints/*"))
+
+
+# -- weights of another run --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """A checkpoint on Breakout with a Neurocoder head, of weights that differ from any fresh ones."""
+    config = A3CConfig(
+        env="Breakout", head="neurocoder", neurocoder=NeurocoderSettings(slots=8, heads=2), seed=5
+    )
+    owner = ParameterOwner(config)
+    with torch.no_grad():
+        owner.flat += 0.5
+    owner.env_steps, owner.updates, owner.episodes = 700, 7, 3
+    owner.recent_returns.extend([1.0, 2.0])
+    return save(tmp_path_factory.mktemp("source") / "checkpoints", owner.snapshot(), config)
+
+
+def fresh_weights(config: A3CConfig) -> dict[str, torch.Tensor]:
+    return ParameterOwner(config).network.state_dict()
+
+
+def test_a_run_starts_from_all_weights_of_another_of_the_same_network_and_from_no_counter(source):
+    theirs = load_checkpoint(source)
+    config = A3CConfig.from_dict(theirs.state["config"])
+    sticky = replace(config, env="ALE/Breakout-v5")
+    snapshot, lines = start_from(source.parent.parent, sticky)
+    assert (snapshot.env_steps, snapshot.updates, snapshot.episodes, snapshot.recent_returns) == (0, 0, 0, [])
+    assert not snapshot.optimizer and not snapshot.random_states and len(lines) == 1
+    owner = ParameterOwner(sticky, snapshot)
+    for name, tensor in owner.network.state_dict().items():
+        assert torch.equal(tensor, theirs.tensors["parameters"][name])
+
+
+@pytest.mark.parametrize(
+    ("env", "head", "fresh"),
+    [("Breakout", "mlp", ["actor"]), ("Pong", "neurocoder", ["actor"]), ("Pong", "hypernet", ["actor"])],
+)
+def test_an_output_layer_of_another_kind_or_size_starts_fresh_and_is_named(source, env, head, fresh):
+    settings = A3CConfig.from_dict(load_checkpoint(source).state["config"])
+    config = replace(settings, env=env, head=head, seed=9)
+    snapshot, lines = start_from(source, config)
+    theirs, ours = load_checkpoint(source).tensors["parameters"], fresh_weights(config)
+    assert snapshot.parameters.keys() == ours.keys()
+    for name, tensor in snapshot.parameters.items():
+        expected = ours if name.split(".")[0] in fresh else theirs
+        assert torch.equal(tensor, expected[name]), name
+    assert [line.split()[1] for line in lines[1:]] == fresh and "fresh weights" in lines[1]
+
+
+def test_training_starts_from_the_weights_of_another_run(source, tmp_path):
+    config = replace(CONFIG, env="Pong", learning_rate=1e-30, total_steps=20)
+    recording = replace(RECORDING, evaluate_every=0, evaluate_episodes=0)
+    result = train(config, tmp_path / "run", recording=recording, weights_of=source)
+    checkpoint = load_checkpoint(result.checkpoint)
+    theirs = load_checkpoint(source).tensors["parameters"]
+    for name in ("convolutions.0.weight", "lstm.weight_hh", "critic.weight"):
+        assert torch.equal(checkpoint.tensors["parameters"][name], theirs[name])
+    assert checkpoint.state["env_steps"] == 20 and checkpoint.state["updates"] == 1
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["from"] == str(source)
+
+
+# -- a trained policy --------------------------------------------------------------------------------------------------
+
+
+def test_a_policy_is_loaded_from_a_run_from_its_best_checkpoint_or_from_a_checkpoint_folder(trained):
+    folder, result, _ = trained
+    for run, best, expected in (
+        (folder, False, result.checkpoint),
+        (str(folder), True, find_checkpoints(folder, best=True)[0]),
+        (result.checkpoint, False, result.checkpoint),
+    ):
+        policy = load_policy(run, best=best)
+        parameters = load_checkpoint(expected).tensors["parameters"]
+        assert all(torch.equal(t, parameters[n]) for n, t in policy.network.state_dict().items())
+        assert policy.settings == CONFIG.game() and policy.actions == ("NOOP", "FIRE", "RIGHT", "LEFT")
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning_and_no_good_one_is_an_error(trained, tmp_path):
+    import shutil
+
+    _, result, _ = trained
+    folder = tmp_path / "run" / "checkpoints"
+    shutil.copytree(result.checkpoint, folder / "step-000000000001")
+    shutil.copytree(result.checkpoint, folder / "step-000000000002")
+    (folder / "step-000000000002" / "state.json").write_text("{}")
+    with pytest.warns(UserWarning, match=r"step-000000000002.*state\.json"):
+        load_policy(tmp_path / "run")
+    (folder / "step-000000000001" / "state.json").write_text("{}")
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"state\.json"):
+        load_policy(tmp_path / "run")
+    with pytest.raises(ValueError, match="nowhere is neither"):
+        load_policy(tmp_path / "nowhere")
+
+
+def test_loading_a_policy_leaves_the_random_state_of_torch_alone(trained):
+    folder, _, _ = trained
+    before = torch.get_rng_state()
+    load_policy(folder)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# -- the evaluator -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster():
+    import ray
+
+    from agents.ray_cluster import connect
+
+    connect(None, cpus=1)
+    yield
+    ray.shutdown()
+
+
+def test_an_evaluator_on_ray_has_the_lowest_priority_and_survives_the_death_of_its_actor(trained, cluster):
+    import psutil
+
+    _, result, _ = trained
+    evaluator = Evaluator(games=2, seed=1, on_ray=True)
+    here = Evaluator(games=2, seed=1, on_ray=False)
+    evaluator.begin(result.checkpoint)
+    assert evaluator.busy and evaluator.checkpoint == result.checkpoint
+    found = evaluator.take(timeout=None)
+    here.begin(result.checkpoint)
+    # Another thread count, and so another order of sums, may change the last digits of a network, but hardly a game.
+    assert np.allclose(found["episode_returns"], here.take()["episode_returns"])
+    assert not evaluator.busy and evaluator.take(timeout=None) is None
+    children = psutil.Process().children(recursive=True)
+    (process,) = (each for each in children if "EvaluationActor" in " ".join(each.cmdline()[:1]))
+    assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
+    evaluator.begin(result.checkpoint)
+    process.kill()
+    with pytest.raises(EvaluationFailed) as failure:
+        evaluator.take(timeout=None)
+    assert "\n" not in str(failure.value) and not evaluator.busy
+    evaluator.begin(result.checkpoint)
+    assert evaluator.take(timeout=None)["episode_returns"] == found["episode_returns"]
+    evaluator.close()
+
+
+def test_a_failed_evaluation_is_told_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
+    def fails(evaluator, **_):
+        evaluator.checkpoint = None
+        raise EvaluationFailed("no luck")
+
+    monkeypatch.setattr(Evaluator, "take", fails)
+    recording = replace(RECORDING, evaluate_episodes=0)
+    result = train(replace(CONFIG, total_steps=300), tmp_path / "run", recording=recording)
+    assert result.env_steps >= 300 and "warning: an evaluation failed: no luck" in capsys.readouterr().out
+
+
+def test_training_that_fails_keeps_a_last_checkpoint(tmp_path, monkeypatch):
+    from agents.a3c.local_training import LocalTraining
+
+    advance = LocalTraining.advance
+
+    def fails(training):
+        if training.owner.updates == 3:
+            raise TrainingError("worn out")
+        advance(training)
+
+    monkeypatch.setattr(LocalTraining, "advance", fails)
+    with pytest.raises(TrainingError, match="worn out"):
+        train(CONFIG, tmp_path / "run", recording=replace(RECORDING, evaluate_every=0))
+    assert load_newest(tmp_path / "run" / "checkpoints", warn=pytest.fail).state["updates"] == 3
