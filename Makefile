@@ -3,8 +3,8 @@
 # make test-faults    the tests of faults and of RLlib that take minutes, too
 # make test-soak      half an hour of training after a warm-up, in which nothing may grow (45 minutes)
 # make check    formatting, lint and types
-# make bench-layer, bench-supervised, bench-continual, bench-a3c, bench-scale    speed of the layers, of training steps, of
-#                                       whole runs, of many workers, on a quiet machine; JSON=path writes the figures
+# make bench-layer, bench-supervised, bench-continual, bench-a3c, bench-scale, bench-evaluation    speed of the layers, of training
+#               steps, of whole runs, of many workers, beside evaluations, on a quiet machine; JSON=path writes the figures
 # make profile-a3c    where an A3C worker's time goes: shares, a trace and a picture of the stacks, in profile/
 # Another Python than the first 3.11 or 3.12 found: make PYTHON=/path/to/python3.12 venv
 
@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: train test test-faults test-soak check profile-a3c bench-a3c bench-a3c-gpu bench-scale bench-layer bench-supervised bench-continual venv
+.PHONY: train test test-faults test-soak check profile-a3c bench-a3c bench-a3c-gpu bench-scale bench-evaluation bench-layer bench-supervised bench-continual venv
 .DELETE_ON_ERROR:
 
 venv: .venv/installed
@@ -60,6 +60,10 @@ profile-a3c: .venv/installed-dev
 
 bench-scale: .venv/installed-dev
 	$(BIN)/python -m tests.benchmarks.scale $(if $(JSON),--json $(JSON))
+
+# What evaluations cost the workers beside them, about six minutes.
+bench-evaluation: .venv/installed-dev
+	$(BIN)/python -m tests.benchmarks.evaluation $(if $(JSON),--json $(JSON))
 
 bench-layer: .venv/installed-dev
 	$(BIN)/python -m tests.benchmarks.layer $(if $(JSON),--json $(JSON))
