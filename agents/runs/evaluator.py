@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ray import ObjectRef
     from ray.actor import ActorHandle
 
+
 class EvaluationFailed(RuntimeError):
     """One line that says why an evaluation has no result."""
 

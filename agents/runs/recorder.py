@@ -105,7 +105,7 @@ class Recorder:
         return self.evaluator.busy
 
     def take_evaluation(self, *, timeout: float | None = 0.0) -> None:
-        """Keeps the result of an evaluation, if it is there within so many seconds; None waits for it."""
+        """Keeps the result of an evaluation if it comes within `timeout` seconds. None waits for it."""
         try:
             result = self.evaluator.take(timeout=timeout)
         except EvaluationFailed as error:

@@ -12,7 +12,7 @@ class Recording:
     checkpoint_every: int = 100_000
     """Agent steps between checkpoints."""
     keep: int = 3
-    """Newest checkpoints to keep; the best one is kept beside them."""
+    """Newest checkpoints to keep. The best one is always kept."""
     evaluate_every: int = 100_000
     """Agent steps between evaluations while the run trains; 0 for none. The best checkpoint is the one with the best evaluation."""
     evaluate_games: int = 10

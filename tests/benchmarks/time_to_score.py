@@ -8,7 +8,7 @@ last training games are past the score and one more checkpoint is there. Then it
 oldest first, 10 full games with sampled actions each. The score is reached where two checkpoints in a row hold
 it; the first of the two counts. It plays 30 games of another seed, too: their mean and its 95 % interval are in
 the table. Figures go to R/times.csv, a line a run; runs that stand there are not made again, one that was cut off
-is made anew.
+is repeated.
 """
 
 import argparse

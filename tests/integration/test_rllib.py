@@ -166,7 +166,7 @@ class Witness:
 
     ended: list[Episode] = field(default_factory=list)
     scores: dict[int, float] = field(default_factory=dict)
-    """Of the games that have not ended."""
+    """Steps of the games that have not ended."""
     lengths: dict[int, int] = field(default_factory=dict)
     """Steps that the policy has taken in the games that have not ended."""
     ended_by_fire: int = 0
@@ -221,7 +221,7 @@ def short_run(request) -> Iterator[Run]:
     algorithm_config = rllib_training.algorithm_config
 
     def one_update_each(config):
-        """As few steps and games a result as can be. RLlib's own numbers are those of the last update, so PPO takes one."""
+        """Makes results with few steps and games. RLlib logs its own numbers of the last update only, so PPO makes one."""
         algorithm = algorithm_config(config).reporting(min_time_s_per_iteration=0)
         return algorithm.training(num_epochs=1, minibatch_size=None) if algo == "ppo" else algorithm
 

@@ -108,7 +108,7 @@ def test_one_game_and_many_and_those_of_training_agree_step_by_step():
 
 @pytest.mark.parametrize("env, lives", [("Breakout", 5), ("MsPacman", 3)])
 def test_an_episode_may_be_a_life_and_a_reset_continues_the_same_game(env, lives):
-    """As by hand, where a reset after a lost life is the step that presses FIRE, if there is such a step."""
+    """The environment equals a game stepped by hand, in which the reset after a lost life is the step that presses FIRE."""
     settings = replace(resolve(env), life_loss_terminates=True, **SETTLED)
     game, by_hand = make_game(settings), GameByHand(settings)
     np.testing.assert_array_equal(game.reset()[0][0], by_hand.reset())
