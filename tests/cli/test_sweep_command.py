@@ -34,7 +34,7 @@ def results(sweep: Path) -> dict[str, dict]:
 def test_a_sweep_trains_and_evaluates_every_combination_and_ends_with_a_table(tmp_path):
     sweep = tmp_path / "sweep"
     process = start(
-        "sweep", *SMALL, "--head", "mlp,neurocoder", "--total-steps", 2_500, "--evaluate-every", 100,
+        "sweep", *SMALL, "--head", "mlp,neurocoder", "--total-steps", 900, "--evaluate-every", 100,
         "--evaluate-games", 1, "--run-dir", sweep,
     )  # fmt: skip
     output, errors = process.communicate(timeout=500)
@@ -48,14 +48,14 @@ def test_a_sweep_trains_and_evaluates_every_combination_and_ends_with_a_table(tm
         assert kept == {
             "checkpoint_every": 50, "keep": 3, "evaluate_every": 100, "evaluate_games": 1, "evaluate_episodes": 2
         }  # fmt: skip
-        assert result["env_steps"] >= 2_500 and len(result["episode_returns"]) == 2
+        assert result["env_steps"] >= 900 and len(result["episode_returns"]) == 2
         evaluations = json.loads((sweep / run / "evaluation.json").read_text())
-        assert len(evaluations) >= 4
+        assert len(evaluations) >= 2
         steps = [each["env_steps"] for each in evaluations]
         assert steps == sorted(steps) and steps[-1] == result["env_steps"]
         assert [len(each["episode_returns"]) for each in evaluations] == [1] * (len(steps) - 1) + [2]
         score = np.mean([np.mean(each["episode_returns"]) for each in evaluations[-3:]])
-        assert result["score"] == pytest.approx(score) and result["score_evaluations"] == 3
+        assert result["score"] == pytest.approx(score) and result["score_evaluations"] == len(evaluations[-3:])
         (line,) = (line for line in lines if line.startswith("Breakout") and result["head"] in line.split())
         assert f"{score:.1f} to {score:.1f}" in line  # one run has no spread
     assert "all of its 2 runs are finished" in refusal("sweep", "--resume", sweep)

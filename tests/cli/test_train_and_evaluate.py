@@ -41,7 +41,7 @@ def trained(tmp_path_factory) -> tuple[Path, str]:
     output = run(
         "train", "--env", "Pong", "--workers", 0, "--envs-per-worker", 2, "--rollout-steps", 10,
         "--total-steps", 2_200, "--checkpoint-every", 1_000, "--run-dir", folder, "--evaluate-episodes", 1,
-        "--evaluate-every", 300, "--evaluate-games", 1,
+        "--evaluate-every", 1_200, "--evaluate-games", 1,
     )  # fmt: skip
     return folder, output
 
@@ -113,7 +113,7 @@ def test_a_resumed_run_goes_on_where_it_stopped_without_a_jump_back(trained, tmp
     assert newest.state["env_steps"] >= 2_500
     assert newest.state["config"]["envs_per_worker"] == 2  # the run's own settings
     assert json.loads((folder / "config.json").read_text())["run"] == {
-        "checkpoint_every": 1_000, "keep": 3, "evaluate_every": 300, "evaluate_games": 1, "evaluate_episodes": 0,
+        "checkpoint_every": 1_000, "keep": 3, "evaluate_every": 1_200, "evaluate_games": 1, "evaluate_episodes": 0,
     }  # fmt: skip
     steps = [point.step for point in curves(folder).Scalars("charts/frames")]
     assert steps == sorted(steps) and steps[-1] >= 2_500 and steps[0] < 2_200
