@@ -55,7 +55,9 @@ def test_a_sweep_trains_and_evaluates_every_combination_and_ends_with_a_table(tm
         assert steps == sorted(steps) and steps[-1] == result["env_steps"]
         assert [len(each["episode_returns"]) for each in evaluations] == [1] * (len(steps) - 1) + [2]
         score = np.mean([np.mean(each["episode_returns"]) for each in evaluations[-3:]])
-        assert result["score"] == pytest.approx(score) and result["score_evaluations"] == len(evaluations[-3:])
+        assert result["score"] == pytest.approx(score) and result["score_evaluations"] == len(
+            evaluations[-3:]
+        )
         (line,) = (line for line in lines if line.startswith("Breakout") and result["head"] in line.split())
         assert f"{score:.1f} to {score:.1f}" in line  # one run has no spread
     assert "all of its 2 runs are finished" in refusal("sweep", "--resume", sweep)

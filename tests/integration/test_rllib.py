@@ -145,7 +145,7 @@ def test_a_game_is_the_same_through_gymnasium():
     assert told["l"] == steps > 50
 
 
-@pytest.mark.parametrize("max_frames", range(90, 110, 2))
+@pytest.mark.parametrize("max_frames", range(90, 110, 4))
 def test_a_game_tells_of_every_end_also_of_one_in_a_reset(max_frames):
     """The cut comes before, in and after the FIRE that follows the first lost ball."""
     settings = replace(GAME, max_frames=max_frames, life_loss_terminates=True)
