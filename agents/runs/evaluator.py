@@ -91,7 +91,7 @@ class Evaluator:
 
 class _EvaluationActor:
     def __init__(self) -> None:
-        # Below any niceness: Ray's own workers have 15 of 19 already, and 19 would take a third of a core from each of them.
+        # Below any niceness: Ray's own workers have 15 already, so 19 would still take a good share of their time.
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
     def evaluate(self, checkpoint: Path, games: int, seed: int) -> dict[str, Any]:
