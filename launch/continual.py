@@ -18,8 +18,8 @@ from agents.continual.config import BENCHMARKS, ContinualConfig, ContinualSettin
 from agents.layer_settings import check_at_least, check_known
 from agents.runs.folder import default_run_path
 from envs.images import data_folder, ensure_files
-from launch.command_line import fail
-from launch.experiment import (
+from launch.command_line.errors import fail
+from launch.command_line.experiment import (
     Placement,
     carry_out,
     make_runs,
@@ -68,8 +68,8 @@ def main() -> None:
     except ValueError as error:
         fail(error)
     # Imported here: torch takes seconds.
-    from launch.continual_results import conclude
-    from launch.continual_run import execute, prepare
+    from launch.experiments.continual_run import execute, prepare
+    from launch.results.continual import conclude
 
     try:
         prepare(runs[0])

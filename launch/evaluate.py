@@ -25,7 +25,7 @@ from agents.runs.best import find_checkpoints
 from agents.runs.checkpoints import CheckpointError
 from agents.runs.progress import GamesProgress
 from envs.atari import AtariSettings
-from launch.command_line import fail
+from launch.command_line.errors import fail
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Arguments:
         if video.suffix != ".mp4":
             raise ValueError(f"--video {video} must end in .mp4")
         try:
-            import launch.video  # noqa: F401
+            import launch.results.video  # noqa: F401
         except ImportError as error:
             raise ValueError(
                 f"--video needs OpenCV, which cannot be loaded here ({error}); on Debian: apt install libgl1 libglib2.0-0"
@@ -100,7 +100,7 @@ def play_with(checkpoint: Path, arguments: Arguments, *, name: str) -> dict[str,
     with ExitStack() as stack:
         on_screen = None
         if arguments.video is not None:
-            from launch.video import VideoWriter
+            from launch.results.video import VideoWriter
 
             writer = VideoWriter(arguments.video, size=(210, 160), fps=60 / AtariSettings.frame_skip)
             on_screen = stack.enter_context(writer).write

@@ -12,9 +12,9 @@ from typing import Annotated
 
 import tyro
 
-from agents.rllib_config import RLlibConfig
-from launch.atari_run import Command, RunArguments
-from launch.command_line import fail, require_gpu
+from agents.rllib.config import RLlibConfig
+from launch.command_line.atari import Command, RunArguments
+from launch.command_line.errors import fail, require_gpu
 
 
 @dataclass(frozen=True)

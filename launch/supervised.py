@@ -19,8 +19,8 @@ from agents.runs.folder import default_run_path
 from agents.supervised.config import IMAGES, NETWORKS, SupervisedConfig, SupervisedSettings
 from agents.supervised.presets import preset
 from envs.images import data_folder, ensure_files
-from launch.command_line import fail
-from launch.experiment import (
+from launch.command_line.errors import fail
+from launch.command_line.experiment import (
     Placement,
     carry_out,
     make_runs,
@@ -71,8 +71,8 @@ def main() -> None:
     except ValueError as error:
         fail(error)
     # Imported here: torch takes seconds.
-    from launch.supervised_results import conclude
-    from launch.supervised_run import execute
+    from launch.experiments.supervised_run import execute
+    from launch.results.supervised import conclude
 
     raise SystemExit(carry_out(placement, experiment, runs, execute, program=PROGRAM, conclude=conclude))
 

@@ -2,7 +2,7 @@
 
     python -m launch.sweep --env Pong,Seaquest --head mlp,neurocoder --seeds 3 --lr 1e-4,7e-4 --workers 2 --total-steps 2_000_000
 
-Every combination is a run in a folder of its own, which launch.evaluate and launch.report read like any other. All other settings
+Every combination is a run in a folder of its own, which launch.evaluate and launch.plot read like any other. All other settings
 of launch.train (--workers, --total-steps, --rollout-steps, ...) are taken, too, and hold for every run. A run that fails is tried
 again from its newest checkpoint; --resume goes on with those that are not finished.
 """
@@ -27,9 +27,10 @@ from agents.runs.recording import Recording
 from agents.runs.score_statistics import interquartile_mean, stratified_bootstrap_interval
 from envs.atari import resolve
 from envs.atari_scores import human_normalised_score
-from launch.command_line import Interruption, check_address, fail
-from launch.experiment import make_runs, resumed_runs, seed_range
-from launch.grid import RESULT
+from launch.command_line.errors import check_address, fail
+from launch.command_line.experiment import make_runs, resumed_runs, seed_range
+from launch.command_line.interruption import Interruption
+from launch.experiments.ray_tasks import RESULT
 
 PROGRAM = "python -m launch.sweep"
 RECORDING = Recording(evaluate_episodes=30)
@@ -163,7 +164,7 @@ def carry_out(arguments: Arguments, runs: list[Path], interruption: Interruption
     from ray import tune
 
     from agents.ray_cluster import check_room, connect
-    from launch.sweep_trial import SweepTrial
+    from launch.experiments.tune_trial import SweepTrial
 
     class UntilSignal(tune.Stopper):
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:

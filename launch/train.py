@@ -14,8 +14,8 @@ import tyro
 
 from agents.a3c.config import A3CConfig
 from agents.a3c.presets import preset
-from launch.atari_run import Command, RunArguments
-from launch.command_line import fail, require_gpu
+from launch.command_line.atari import Command, RunArguments
+from launch.command_line.errors import fail, require_gpu
 
 
 @dataclass(frozen=True)

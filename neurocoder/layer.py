@@ -7,7 +7,7 @@ u_n, v_n and sigma_n are read from the Program Memory by attention. Since they a
     y = ((((x M_U^T) . w^U) sigma) w^V) M_V + lambda (x R) + b
 
 which needs memory B x n x P for attention and two dense products with the memories, not B x d_in x d_out. Where it can,
-`neurocoder.fused_attention` does what lies between the dense products in one pass that stores no attention.
+`neurocoder.kernels.fused_attention` does what lies between the dense products in one pass that stores no attention.
 """
 
 import math
@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neurocoder import fused_attention
+from neurocoder.checks import check_choice, check_scale, check_sizes, check_weights, check_width
+from neurocoder.kernels import fused_attention
 from neurocoder.program_controller import LinearController, RecurrentController
 from neurocoder.program_memory import (
     ProgramMemory,
@@ -28,7 +29,6 @@ from neurocoder.program_memory import (
     scores,
 )
 from neurocoder.random_projection import RandomProjection
-from neurocoder.settings import check_choice, check_scale, check_sizes, check_weights, check_width
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class NeurocoderLinear(nn.Module):
             orthogonality loss uses, and adds the released epsilons to the cosine.
 
     On a CPU in single precision the layer has first derivatives in reverse mode only: what does more of the work there is
-    compiled (`neurocoder.fused_attention`). With NEUROCODER_FUSED=0 in the environment torch has all of them.
+    compiled (`neurocoder.kernels.fused_attention`). With NEUROCODER_FUSED=0 in the environment torch has all of them.
 
     Raises:
         ValueError: a setting out of range, naming it.

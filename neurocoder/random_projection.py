@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from neurocoder.settings import check_sizes
+from neurocoder.checks import check_sizes
 
 
 class RandomProjection(nn.Module):

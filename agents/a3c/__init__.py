@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from agents.a3c.config import A3CConfig
-    from agents.a3c.parameter_owner import Snapshot
-    from agents.a3c.training import Training
-    from agents.rllib_config import RLlibConfig
+    from agents.actor_critic.training import Snapshot, Training
+    from agents.rllib.config import RLlibConfig
 
 
 def start_training(
@@ -29,10 +28,10 @@ def start_training(
         TrainingError: no cluster at `address`, or one that is too small.
     """
     # Imported here: torch takes seconds, and Ray is only for those who ask for workers.
-    from agents.rllib_config import RLlibConfig
+    from agents.rllib.config import RLlibConfig
 
     if isinstance(config, RLlibConfig):
-        from agents.rllib_training import RLlibTraining
+        from agents.rllib.training import RLlibTraining
 
         return RLlibTraining(config, snapshot, address=address)
     if config.workers == 0:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from agents.actor_critic_config import ActorCriticConfig, check_fraction
+from agents.actor_critic.config import ActorCriticConfig, check_fraction
 from agents.layer_settings import check_at_least, check_known, check_not_negative, check_positive
 from envs.atari import AtariSettings
 

@@ -3,13 +3,13 @@
 import torch
 
 from agents.a3c.config import A3CConfig
-from agents.a3c.parameter_owner import Metrics, ParameterOwner, Snapshot
-from agents.a3c.training import Training
+from agents.a3c.parameter_server import ParameterServer
 from agents.a3c.worker import begin_worker
+from agents.actor_critic.training import Metrics, Snapshot, Training
 
 
 class LocalTraining(Training):
-    """One worker and the parameter owner, taking turns."""
+    """One worker and the parameter server, taking turns."""
 
     on_ray = False
 
@@ -17,23 +17,23 @@ class LocalTraining(Training):
         torch.set_num_threads(config.cpus_per_worker)
         if config.deterministic:
             torch.use_deterministic_algorithms(True)
-        self.owner = ParameterOwner(config, snapshot)
-        self.worker = begin_worker(config, 0, self.owner.begin, self.owner.decide_precision)
+        self.server = ParameterServer(config, snapshot)
+        self.worker = begin_worker(config, 0, self.server.begin, self.server.decide_precision)
 
     @property
     def finished(self) -> bool:
-        return self.owner.finished
+        return self.server.finished
 
     def advance(self) -> None:
-        weights = self.owner.pull()
+        weights = self.server.pull()
         self.worker.load(weights.vector)
-        self.owner.push(*self.worker.rollout(weights.version, weights.env_steps))
+        self.server.push(*self.worker.rollout(weights.version, weights.env_steps))
 
     def drain(self) -> Metrics:
-        return self.owner.drain()
+        return self.server.drain()
 
     def snapshot(self) -> Snapshot:
-        return self.owner.snapshot().map(torch.clone)
+        return self.server.snapshot().map(torch.clone)
 
     def close(self) -> None:
         self.worker.games.close()

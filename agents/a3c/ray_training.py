@@ -1,7 +1,7 @@
-"""A3C on Ray: the parameter owner and the rollout workers as actors.
+"""A3C on Ray: the parameter server and the rollout workers as actors.
 
 Each worker pushes a gradient and gets the new weights in the answer; nobody waits for anybody else. A worker that dies or
-hangs is started anew. The parameter owner has the only copy of the weights: if it dies, the run ends, to be resumed from its
+hangs is started anew. The parameter server has the only copy of the weights: if it dies, the run ends, to be resumed from its
 newest checkpoint.
 """
 
@@ -18,72 +18,73 @@ from ray.util import get_current_placement_group
 from torch import Tensor
 
 from agents.a3c.config import A3CConfig
-from agents.a3c.parameter_owner import Metrics, ParameterOwner, Snapshot, Start, Weights
-from agents.a3c.training import Training
-from agents.a3c.worker import Report, begin_worker
+from agents.a3c.messages import Report, Start, Weights
+from agents.a3c.parameter_server import ParameterServer
+from agents.a3c.worker import begin_worker
+from agents.actor_critic.training import Metrics, Snapshot, Training
 from agents.errors import TrainingError
-from agents.memory import return_freed_memory
+from agents.freed_memory import return_freed_memory
 from agents.ray_cluster import beside_driver, check_room, connect
 
 
 @ray.remote
-class OwnerActor:
-    """The parameter owner as an actor; calls are served one after another."""
+class ServerActor:
+    """The parameter server as an actor; calls are served one after another."""
 
     def __init__(self, config: A3CConfig, snapshot: Snapshot | None):
         return_freed_memory()
         torch.set_num_threads(1)
-        self.owner = ParameterOwner(config, snapshot)
+        self.server = ParameterServer(config, snapshot)
 
     def begin(self, worker: int, node_kind: str) -> Start:
-        return self.owner.begin(worker, node_kind)
+        return self.server.begin(worker, node_kind)
 
     def decide_precision(self, node_kind: str, precision: str) -> str:
-        return self.owner.decide_precision(node_kind, precision)
+        return self.server.decide_precision(node_kind, precision)
 
     def end(self, worker: int) -> int | None:
-        return self.owner.end(worker)
+        return self.server.end(worker)
 
     def silences(self) -> dict[int, float]:
-        return self.owner.silences()
+        return self.server.silences()
 
     def pull(self) -> Weights:
-        return self.owner.pull()
+        return self.server.pull()
 
     def push(self, gradient: np.ndarray, report: Report) -> Weights:
-        return self.owner.push(gradient, report)
+        return self.server.push(gradient, report)
 
     def drain(self) -> Metrics:
-        return self.owner.drain()
+        return self.server.drain()
 
     def snapshot(self) -> Snapshot:
         """With arrays for tensors: those go into the object store at once, without copies that this process' heap would keep."""
-        return self.owner.snapshot().map(Tensor.numpy)
+        return self.server.snapshot().map(Tensor.numpy)
 
 
-def work(config: A3CConfig, index: int, attempt: int, owner: ActorHandle) -> None:
+def work(config: A3CConfig, index: int, attempt: int, server: ActorHandle) -> None:
     """A worker's life: rollout, push, again, until the run has taken its steps."""
     torch.set_num_threads(config.cpus_per_worker)
     worker = begin_worker(
         config,
         index,
-        lambda *asked: ray.get(owner.begin.remote(*asked)),
-        lambda *asked: ray.get(owner.decide_precision.remote(*asked)),
+        lambda *asked: ray.get(server.begin.remote(*asked)),
+        lambda *asked: ray.get(server.decide_precision.remote(*asked)),
         attempt=attempt,
     )
-    weights = ray.get(owner.pull.remote())
+    weights = ray.get(server.pull.remote())
     while not weights.finished:
         worker.load(weights.vector)
         gradient, report = worker.rollout(weights.version, weights.env_steps)
-        weights = ray.get(owner.push.remote(gradient, report))
+        weights = ray.get(server.push.remote(gradient, report))
 
 
 @ray.remote
 class WorkerActor:
     """A rollout worker as an actor."""
 
-    def work(self, config: A3CConfig, index: int, attempt: int, owner: ActorHandle) -> None:
-        work(config, index, attempt, owner)
+    def work(self, config: A3CConfig, index: int, attempt: int, server: ActorHandle) -> None:
+        work(config, index, attempt, server)
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,12 @@ class RayTraining(Training):
             raise
         # Workers are spread over the nodes, but a sweep's stay in the placement group of their run.
         self.spread = "SPREAD" if get_current_placement_group() is None else beside_driver()
-        placed = OwnerActor.options(  # type: ignore[attr-defined]
+        placed = ServerActor.options(  # type: ignore[attr-defined]
             num_cpus=0,
             scheduling_strategy=beside_driver(),
             enable_task_events=False,  # Ray's server would keep 4 kB for each of the last 100,000 pushes
         )
-        self.owner = placed.remote(config, snapshot)
+        self.server = placed.remote(config, snapshot)
         self.running: dict[Any, Worker] = {}  # by the answer that comes when the worker ends
         self.at_work = 0  # those that have found a place
         self.restarts = 0
@@ -147,7 +148,7 @@ class RayTraining(Training):
                 if isinstance(root, TrainingError):
                     raise root from error
                 self._restart(worker, _cause(error))
-        silences = self._ask(self.owner.silences.remote())
+        silences = self._ask(self.server.silences.remote())
         self.at_work = len(silences)
         self._end_stalled(silences)
         if self.config.workers == "auto" and self.at_work == len(self.running) > 0:
@@ -156,7 +157,7 @@ class RayTraining(Training):
                 self.started += 1
 
     def drain(self) -> Metrics:
-        metrics = self._ask(self.owner.drain.remote())
+        metrics = self._ask(self.server.drain.remote())
         rollout = self.config.rollout_steps * self.config.envs_per_worker
         metrics.faults["restarts"] = self.restarts
         metrics.faults["steps_lost"] += self.restarts * rollout
@@ -165,7 +166,7 @@ class RayTraining(Training):
         return metrics
 
     def snapshot(self) -> Snapshot:
-        return self._ask(self.owner.snapshot.remote()).map(torch.tensor)
+        return self._ask(self.server.snapshot.remote()).map(torch.tensor)
 
     def _free_places(self) -> int:
         """Workers that the cluster's free cores and GPUs would hold."""
@@ -180,12 +181,12 @@ class RayTraining(Training):
         actor = WorkerActor.options(  # type: ignore[attr-defined]
             num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker, scheduling_strategy=self.spread
         ).remote()
-        answer = actor.work.remote(config, index, attempt, self.owner)
+        answer = actor.work.remote(config, index, attempt, self.server)
         self.running[answer] = Worker(index, attempt, actor, deaths, first_cause)
 
     def _restart(self, worker: Worker, cause: str) -> None:
         ray.kill(worker.actor)
-        pushed = self._ask(self.owner.end.remote(worker.index))
+        pushed = self._ask(self.server.end.remote(worker.index))
         deaths, first_cause = worker.deaths + 1, worker.first_cause or cause
         if pushed == worker.attempt:  # it had been at work
             deaths, first_cause = 1, cause
@@ -204,15 +205,15 @@ class RayTraining(Training):
                     f"worker {worker.index} on {self.config.env} has pushed nothing for {silent:.0f} s and is killed"
                 )
                 ray.kill(worker.actor)
-                self.owner.end.remote(worker.index)  # not to be found again before its end is noticed
+                self.server.end.remote(worker.index)  # not to be found again before its end is noticed
 
     @staticmethod
     def _ask(answer: Any) -> Any:
-        """The parameter owner's answer."""
+        """The parameter server's answer."""
         try:
             return ray.get(answer)
         except RayError as error:
-            raise TrainingError(f"the parameter owner failed: {_cause(error)}") from error
+            raise TrainingError(f"the parameter server failed: {_cause(error)}") from error
 
     def close(self) -> None:
         if self.closed:
@@ -220,7 +221,7 @@ class RayTraining(Training):
         self.closed = True
         for worker in self.running.values():
             ray.kill(worker.actor)
-        ray.kill(self.owner)
+        ray.kill(self.server)
         self._disconnect()
 
     def _disconnect(self) -> None:

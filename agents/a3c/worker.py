@@ -6,7 +6,6 @@ It knows nothing of Ray. Shapes: T steps, N games, n parameters.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,49 +13,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agents.a3c.config import A3CConfig
+from agents.a3c.flat_parameters import flatten_parameters
 from agents.a3c.loss import actor_critic_losses
-from agents.a3c.policy import build_policy, flatten_parameters
+from agents.a3c.messages import Report, Start
 from agents.a3c.precision import PRECISIONS, choose_precision, node_kind
 from agents.a3c.returns import generalised_advantages
-from agents.diagnostics import describe_rollout
-from agents.memory import keep_freed_memory
+from agents.actor_critic.diagnostics import describe_rollout
+from agents.actor_critic.network import build_policy
+from agents.freed_memory import keep_freed_memory
 from envs.atari import AtariGames, Episode, action_names
 from neurocoder import NeurocoderLinear, auxiliary_loss
+from neurocoder.kernels.convolutions import Activations
+from neurocoder.kernels.lstm import LSTMWeights
 from neurocoder.networks.conv_lstm import State
-from neurocoder.networks.convolutions import Activations
-from neurocoder.networks.lstm import LSTMWeights
-
-if TYPE_CHECKING:
-    from agents.a3c.parameter_owner import Start
 
 TRACE_EVERY = 50  # rollouts between two looks at the attention of a Neurocoder head
 BLOCKS = ("convolutions", "lstm", "actor", "critic")  # of the network, in the order of their parameters
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a worker tells of one rollout, beside the gradient."""
-
-    worker: int
-    attempt: int
-    """How often the worker has been restarted."""
-    number: int
-    """The number of the rollout since then, from 1."""
-    version: int
-    """Version of the weights that the gradient was computed with."""
-    steps: int
-    """Agent steps taken."""
-    scalars: dict[str, float]
-    """What TensorBoard shows of the rollout, by tag (docs/curves.md)."""
-    seconds: dict[str, float]
-    """exchange (between the rollout before and this one), play (games and acting), gradient."""
-    episodes: list[Episode]
-    random_state: Tensor
-    """State of the worker's action generator after the rollout, uint8."""
-    not_finite: str | None = None
-    """The first thing with a NaN or an infinity in it, if there is one: the gradient is worthless."""
-    attention: np.ndarray | None = None
-    """Now and then, for a Neurocoder actor: the mean attention over the slots, (3, H, P)."""
 
 
 @dataclass(frozen=True)
@@ -263,15 +235,15 @@ class RolloutWorker:
 def begin_worker(
     config: A3CConfig,
     index: int,
-    begin: Callable[[int, str], "Start"],
+    begin: Callable[[int, str], Start],
     decide_precision: Callable[[str, str], str],
     *,
     attempt: int = 0,
 ) -> RolloutWorker:
-    """A worker that continues where the parameter owner says, in the precision that all workers on its kind of node have.
+    """A worker that continues where the parameter server says, in the precision that all workers on its kind of node have.
 
     Args:
-        begin, decide_precision: the methods of `ParameterOwner`, called here or through Ray.
+        begin, decide_precision: the methods of `ParameterServer`, called here or through Ray.
     """
     kind = node_kind(torch.device("cuda" if config.gpus_per_worker else "cpu"))
     start = begin(index, kind)

@@ -17,7 +17,7 @@ from agents.continual.network import build_network, flatten, unflatten
 from agents.continual.regularizers import REGULARIZERS, Regularizer
 from agents.continual.tasks import Split, Task, TaskStream, shuffled
 from agents.errors import TrainingError
-from agents.memory import keep_freed_memory
+from agents.freed_memory import keep_freed_memory
 from agents.optimizer_state import load_optimizer_state, optimizer_state
 
 CHECK_EVERY = 50  # steps between two looks at the losses, which wait for the device

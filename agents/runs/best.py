@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.actor_critic_config import RECENT_EPISODES
+from agents.actor_critic.config import RECENT_EPISODES
 from agents.runs.checkpoints import MANIFEST, best_checkpoint, list_checkpoints
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.a3c.parameter_owner import Metrics
+from agents.actor_critic.training import Metrics
 
 _print_exception = threading.excepthook
 

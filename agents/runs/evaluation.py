@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.play import play
+from agents.actor_critic.play import play
 from agents.runs.checkpoints import load_checkpoint
 from agents.runs.score_statistics import interquartile_mean, stratified_bootstrap_interval
 from agents.runs.snapshots import to_policy
@@ -28,7 +28,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Plays full games with one checkpoint: their scores, statistics of these, and the settings.
 
-    `sticky` and `life_loss_terminates` are as in training unless they are given. For the other arguments see `agents.play.play`.
+    `sticky` and `life_loss_terminates` are as in training unless they are given. For the other arguments see `agents.actor_critic.play.play`.
 
     Raises:
         CheckpointError: damaged, or not an A3C policy.

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.a3c.config import A3CConfig
-from agents.a3c.parameter_owner import Metrics
-from agents.a3c.training import Training
+from agents.actor_critic.training import Metrics, Training
 from agents.runs.best import score
 from agents.runs.checkpoints import CheckpointError, amend_state, prune_checkpoints
 from agents.runs.curves import Curves

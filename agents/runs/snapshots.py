@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from agents.a3c.config import A3CConfig
-from agents.a3c.parameter_owner import Snapshot
-from agents.a3c.policy import build_policy
-from agents.policy import Policy
+from agents.actor_critic.network import build_policy
+from agents.actor_critic.policy import Policy
+from agents.actor_critic.training import Snapshot
 from agents.runs.best import find_checkpoints
 from agents.runs.checkpoints import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from envs.atari import action_count

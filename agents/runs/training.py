@@ -16,9 +16,9 @@ from typing import Any
 
 from agents.a3c import start_training
 from agents.a3c.config import A3CConfig
-from agents.a3c.parameter_owner import Metrics, Snapshot
+from agents.actor_critic.training import Metrics, Snapshot
 from agents.errors import TrainingError
-from agents.rllib_config import RLlibConfig
+from agents.rllib.config import RLlibConfig
 from agents.runs.checkpoints import list_checkpoints, load_newest
 from agents.runs.folder import RunFolder, software_versions, write_json_atomically
 from agents.runs.recorder import Recorder

@@ -1,6 +1,6 @@
 """The paper's settings for every task, network and layer (Tables 6 and 7, and the appendix's sections on the experiments).
 
-Where the text is silent, `neurocoder.counts` says which architecture fits the published number of parameters, and the comments
+Where the text is silent, `neurocoder.parameter_counts` says which architecture fits the published number of parameters, and the comments
 here what was chosen.
 """
 

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from agents.errors import TrainingError
-from agents.memory import keep_freed_memory
+from agents.freed_memory import keep_freed_memory
 from agents.optimizer_state import load_optimizer_state, optimizer_state
 from agents.seeding import mixed_seed
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.cuda_graphs import Differentiate, GraphedGradients, can_be_graphed
-from agents.supervised.networks import build_network
+from agents.supervised.network import build_network
 from agents.supervised.tasks import Task, build_task
 from neurocoder import auxiliary_loss
-from neurocoder.counts import parameter_count
+from neurocoder.parameter_counts import parameter_count
 
 RECORD_EVERY = 100  # steps, at most, between two records
 

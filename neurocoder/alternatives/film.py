@@ -5,7 +5,7 @@
 
 from torch import Tensor, nn
 
-from neurocoder.settings import check_sizes
+from neurocoder.checks import check_sizes
 
 
 class FiLMLinear(nn.Module):

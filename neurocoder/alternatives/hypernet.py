@@ -10,7 +10,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neurocoder.settings import check_choice, check_sizes, check_width
+from neurocoder.checks import check_choice, check_sizes, check_width
 
 
 class HyperNetLinear(nn.Module):

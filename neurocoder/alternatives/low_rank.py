@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neurocoder.checks import check_scale, check_sizes
 from neurocoder.layer import NeurocoderLinear
-from neurocoder.settings import check_scale, check_sizes
 
 
 class LowRankLinear(nn.Module):

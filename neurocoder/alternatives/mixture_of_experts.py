@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neurocoder.settings import check_sizes, check_weights, check_width
+from neurocoder.checks import check_sizes, check_weights, check_width
 
 NOISE_FLOOR = 0.01  # smallest standard deviation of the gating noise
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neurocoder.checks import check_choice, check_sizes, check_weights, check_width
 from neurocoder.program_memory import EPSILON, Variant
-from neurocoder.settings import check_choice, check_sizes, check_weights, check_width
 
 
 class StoredProgramLinear(nn.Module):

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from neurocoder.networks import convolutions
-from neurocoder.networks.convolutions import Activations
-from neurocoder.networks.lstm import LSTMWeights, lstm
+from neurocoder.kernels import convolutions
+from neurocoder.kernels.convolutions import Activations
+from neurocoder.kernels.lstm import LSTMWeights, lstm
 from neurocoder.output_layers import OutputLayer
 
 FRAME = 80

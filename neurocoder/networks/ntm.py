@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neurocoder.checks import check_sizes
 from neurocoder.output_layers import OutputLayer
 from neurocoder.program_memory import keys_kept
-from neurocoder.settings import check_sizes
 
 SMALLEST_NORM = 1e-6  # of a key or a cell: the cosine of a zero vector is 0
 SMALLEST_WEIGHT = 1e-16  # added before sharpening takes the logarithm (the release adds it to the sum)

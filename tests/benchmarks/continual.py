@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from agents.continual.config import preset
+from agents.continual.data import load_stream
 from agents.continual.tasks import Split
 from agents.continual.training import ContinualTraining
 from envs.images import data_folder, ensure_files
-from launch.continual_data import load_stream
-from launch.continual_run import execute
-from launch.experiment import make_runs
+from launch.command_line.experiment import make_runs
+from launch.experiments.continual_run import execute
 from tests.benchmarks.measure import Step, compare, machine
 
 LAYERS = ("mlp", "lowrank", "neurocoder", "nsm")

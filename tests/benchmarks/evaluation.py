@@ -16,7 +16,7 @@ import numpy as np
 
 from agents.a3c import start_training
 from agents.a3c.presets import preset
-from agents.a3c.training import Training
+from agents.actor_critic.training import Training
 from agents.runs.evaluator import Evaluator
 from agents.runs.snapshots import save
 from tests.benchmarks.measure import machine

@@ -1,7 +1,7 @@
 """Where a worker's time goes, by part. Run it by `make profile-a3c` on a quiet machine.
 
-Prints shares of the time of one worker with the parameter owner in one process, writes a trace for https://ui.perfetto.dev, and
-lets py-spy draw the stacks of a run on Ray: owner, workers and driver.
+Prints shares of the time of one worker with the parameter server in one process, writes a trace for https://ui.perfetto.dev, and
+lets py-spy draw the stacks of a run on Ray: server, workers and driver.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from agents.a3c.config import A3CConfig
 from agents.a3c.local_training import LocalTraining
-from neurocoder.networks import conv_pool_relu, convolutions
+from neurocoder.kernels import conv_pool_relu, convolutions
 from tests.benchmarks.measure import machine
 
 PARTS = {  # the first whose pattern is in an operation's name has its time
@@ -31,15 +31,15 @@ PARTS = {  # the first whose pattern is in an operation's name has its time
 }
 
 
-def mark(owner: Any, name: str, part: str) -> None:
-    """Has the profiler see the owner's function of this name, whose time it cannot tell otherwise, as `part`."""
-    function = getattr(owner, name)
+def mark(server: Any, name: str, part: str) -> None:
+    """Has the profiler see the server's function of this name, whose time it cannot tell otherwise, as `part`."""
+    function = getattr(server, name)
 
     def marked(*arguments):
         with record_function(part):
             return function(*arguments)
 
-    setattr(owner, name, marked)
+    setattr(server, name, marked)
 
 
 def shares(config: A3CConfig, rollouts: int, trace: Path) -> dict[str, float]:

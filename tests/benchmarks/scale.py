@@ -1,6 +1,6 @@
-"""How far one parameter owner carries. Run it by `make bench-scale` on a quiet machine.
+"""How far one parameter server carries. Run it by `make bench-scale` on a quiet machine.
 
-Measured: runs with 1, 2, ... workers, what a worker spends on an update, and what a push costs the owner while others wait.
+Measured: runs with 1, 2, ... workers, what a worker spends on an update, and what a push costs the server while others wait.
 Simulated from these times: more workers than there are cores, each on a core of its own. A network is not in it.
 """
 
@@ -17,11 +17,11 @@ import numpy as np
 import ray
 
 from agents.a3c.config import A3CConfig
-from agents.a3c.ray_training import OwnerActor
+from agents.a3c.ray_training import ServerActor
 from agents.a3c.worker import RolloutWorker
 from agents.ray_cluster import connect
 from tests.benchmarks.measure import machine
-from tests.benchmarks.owner_queue import simulate
+from tests.benchmarks.server_queue import simulate
 from tests.benchmarks.training import PARTS, train
 
 WORKERS = (1, 2, 8, 32, 64, 128, 256, 512)
@@ -32,9 +32,9 @@ PUSHES = 20_000
 def service_seconds(
     config: A3CConfig, *, in_flight: int = 4, pushes: int = 200, bursts: int = 5
 ) -> np.ndarray:
-    """What a push costs the owner while others wait for it, (bursts,): gradient from the object store, update, weights into it."""
+    """What a push costs the server while others wait for it, (bursts,): gradient from the object store, update, weights into it."""
     connect(None, cpus=2)
-    owner = OwnerActor.options(num_cpus=0).remote(config, None)  # type: ignore[attr-defined]
+    server = ServerActor.options(num_cpus=0).remote(config, None)  # type: ignore[attr-defined]
     gradient, report = RolloutWorker(replace(config, envs_per_worker=1, rollout_steps=1), 0).rollout(0, 0)
     shared, number, found = ray.put(gradient), 0, []  # to put it there is the worker's own cost
     try:
@@ -42,7 +42,7 @@ def service_seconds(
             start, waiting = time.perf_counter(), []
             for _ in range(pushes):
                 number += 1
-                waiting.append(owner.push.remote(shared, replace(report, number=number)))
+                waiting.append(server.push.remote(shared, replace(report, number=number)))
                 if len(waiting) > in_flight:
                     ray.get(waiting.pop(0))
             ray.get(waiting)
@@ -69,11 +69,11 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         left.loglog(workers, [row["steps_per_second"] for row in curve], "o-", label=label)
         right.semilogx(workers, [100 * row["waiting"] for row in curve], "o-")
     left.loglog(
-        workers, [curve[0]["steps_per_second"] * n for n in workers], "k:", label="no owner to wait for"
+        workers, [curve[0]["steps_per_second"] * n for n in workers], "k:", label="no server to wait for"
     )
     left.set(xlabel="workers", ylabel="agent steps a second")
     left.legend()
-    right.set(xlabel="workers", ylabel="% of a worker's time in the owner's queue")
+    right.set(xlabel="workers", ylabel="% of a worker's time in the server's queue")
     figure.savefig(path, dpi=120)
 
 
@@ -120,9 +120,9 @@ def main() -> None:
     for optimizer in ("rmsprop", "adam"):
         taken = service_seconds(replace(config, optimizer=optimizer))
         results["service"][optimizer] = taken.tolist()
-        print(f"a push costs the owner {1e3 * np.median(taken):.1f} ms with {optimizer} "
+        print(f"a push costs the server {1e3 * np.median(taken):.1f} ms with {optimizer} "
               f"[{1e3 * taken.min():.1f}, {1e3 * taken.max():.1f}]")  # fmt: skip
-    print(f"\nsimulated: one owner, {PUSHES:,} pushes")
+    print(f"\nsimulated: one server, {PUSHES:,} pushes")
     print("  optimiser  games  workers  agent steps/s  of what they could do  waiting  staleness")
     rows = []
     for optimizer, larger, workers in itertools.product(results["service"], LARGER, WORKERS):

@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from agents.actor_critic.play import play
+from agents.actor_critic.policy import Policy
 from agents.layer_settings import NeurocoderSettings
-from agents.play import play
-from agents.policy import Policy
 from agents.runs.checkpoints import CheckpointError, load_checkpoint
 from agents.runs.snapshots import to_policy
-from launch.command_line import fail
+from launch.command_line.errors import fail
 from neurocoder import output_layer
 
 FEATURES, ACTIONS, INPUTS = 512, 6, 80

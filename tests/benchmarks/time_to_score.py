@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.actor_critic_config import RECENT_EPISODES
+from agents.actor_critic.config import RECENT_EPISODES
 from agents.runs.checkpoints import list_checkpoints, load_checkpoint
 from agents.runs.evaluation import evaluate
 from tests.benchmarks.measure import machine

@@ -21,7 +21,7 @@ class Trained:
     )  # (looks, 3) what a worker spent on each of PARTS in an update, mean over the updates between two looks
     staleness: float
     resident: int
-    """Bytes of the owner and the workers."""
+    """Bytes of the server and the workers."""
     ended: float
     """When the last window did, by `time.time()`."""
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from agents.a3c.config import A3CConfig
-from agents.rllib_config import RLlibConfig
+from agents.rllib.config import RLlibConfig
 from tests.commands import NOT_A_FOLDER, refusal, start
 
 MISTAKES = {

@@ -20,10 +20,10 @@ import torch
 
 from agents.continual.config import ContinualConfig, preset
 from agents.runs.checkpoints import list_checkpoints, load_newest
+from launch.command_line.experiment import make_runs
 from launch.continual import main
-from launch.continual_results import conclude
-from launch.continual_run import execute
-from launch.experiment import make_runs
+from launch.experiments.continual_run import execute
+from launch.results.continual import conclude
 from tests import commands
 from tests.commands import NO_NETWORK, curves, finished, in_this_process, result_of, rows_of, wait_for
 

@@ -13,7 +13,7 @@ import pytest
 
 import launch.evaluate
 from agents.a3c.config import A3CConfig
-from agents.a3c.parameter_owner import ParameterOwner
+from agents.a3c.parameter_server import ParameterServer
 from agents.runs.checkpoints import amend_state
 from agents.runs.progress import GamesProgress
 from agents.runs.snapshots import save
@@ -36,7 +36,7 @@ def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "breakout"
     for seed, steps in enumerate(STEPS):
         config = A3CConfig(env="Breakout", head="mlp", seed=seed)
-        snapshot = replace(ParameterOwner(config).snapshot(), env_steps=steps)
+        snapshot = replace(ParameterServer(config).snapshot(), env_steps=steps)
         path = save(folder / "checkpoints", snapshot, config)
         if steps == DAMAGED:
             damage(path)

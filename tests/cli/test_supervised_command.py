@@ -16,8 +16,8 @@ from matplotlib import pyplot
 from agents.runs.checkpoints import list_checkpoints, load_newest
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.presets import preset
-from launch.supervised_results import draw
-from launch.supervised_results import finished as finished_runs
+from launch.results.supervised import draw
+from launch.results.supervised import finished as finished_runs
 from tests import commands
 from tests.commands import ROOT, curves, result_of, rows_of, wait_for
 

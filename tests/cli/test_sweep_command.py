@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from agents.a3c.config import A3CConfig
-from agents.a3c.parameter_owner import ParameterOwner
+from agents.a3c.parameter_server import ParameterServer
 from agents.errors import TrainingError
 from agents.runs.checkpoints import list_checkpoints, load_checkpoint
 from agents.runs.recording import Recording
 from agents.runs.snapshots import save
-from launch.experiment import make_runs
+from launch.command_line.experiment import make_runs
+from launch.experiments.tune_trial import SweepTrial
 from launch.sweep import main, table
-from launch.sweep_trial import SweepTrial
 from tests.commands import in_this_process, refusal, result_of, start, wait_for
 
 SMALL = (
@@ -121,7 +121,7 @@ def test_the_table_pools_games_on_the_human_scale_per_head():
 
 def test_weights_and_evaluations_that_are_given_hold_for_every_run(tmp_path, monkeypatch):
     source, config = tmp_path / "source", A3CConfig(env="Breakout", head="mlp", seed=9)
-    save(source / "checkpoints", ParameterOwner(config).snapshot(), config)
+    save(source / "checkpoints", ParameterServer(config).snapshot(), config)
     monkeypatch.setattr("launch.sweep.carry_out", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     status, _, errors = in_this_process(
@@ -221,7 +221,7 @@ def test_a_trial_that_is_tried_again_is_evaluated_when_it_would_have_been(tmp_pa
 
 def test_a_trial_starts_from_the_weights_it_is_given(tmp_path):
     config = A3CConfig(env="Breakout", head="mlp", seed=9)
-    source = ParameterOwner(config)
+    source = ParameterServer(config)
     checkpoint = save(tmp_path / "source" / "checkpoints", source.snapshot(), config)
     run = described_run(tmp_path / "sweep" / "run", **{"from": str(checkpoint)})
     trial = SweepTrial({"run": str(run)})
@@ -236,7 +236,7 @@ def test_a_trial_whose_setup_fails_half_way_leaves_its_folder_free(broken, run, 
         raise TrainingError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"launch.sweep_trial.{broken}", fail)
+        patch.setattr(f"launch.experiments.tune_trial.{broken}", fail)
         trial = SweepTrial.__new__(SweepTrial)
         with pytest.raises(TrainingError, match="no room"):
             trial.__init__({"run": str(run)})

@@ -11,7 +11,7 @@ import pytest
 
 from agents.runs.checkpoints import list_checkpoints, load_newest
 from tests.commands import curves, finished, refusal, start, wait_for
-from tests.unit.reports import ROLLOUT_TAGS
+from tests.unit.agents.a3c.reports import ROLLOUT_TAGS
 
 TAGS = {
     "charts/SPS",

@@ -1,4 +1,4 @@
-"""The command itself under faults: its driver or its parameter owner killed, its disk full, `ray job stop`."""
+"""The command itself under faults: its driver or its parameter server killed, its disk full, `ray job stop`."""
 
 import contextlib
 import os
@@ -39,19 +39,19 @@ def steps(folder: Path) -> list[int]:
     return [int(path.name.removeprefix("step-")) for path in list_checkpoints(folder / "checkpoints")]
 
 
-def test_the_death_of_the_parameter_owner_ends_a_run_with_the_command_to_resume_it(tmp_path):
+def test_the_death_of_the_parameter_server_ends_a_run_with_the_command_to_resume_it(tmp_path):
     folder = tmp_path / "run"
     process = start(*SMALL, "--checkpoint-every", 50, "--run-dir", folder)
     wait_for(lambda: steps(folder))
-    (owner,) = (
+    (server,) = (
         child for child in psutil.Process(process.pid).children(recursive=True)
-        if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::OwnerActor")
+        if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::ServerActor")
     )  # fmt: skip
-    owner.kill()
+    server.kill()
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     last = output.strip().splitlines()[-1]
-    assert "the parameter owner failed" in last and f"python -m launch.train --resume {folder}" in last
+    assert "the parameter server failed" in last and f"python -m launch.train --resume {folder}" in last
     before = load_newest(folder / "checkpoints", warn=pytest.fail)
     process = start("--resume", folder, "--total-steps", before.step + 40)
     output, _ = process.communicate(timeout=120)

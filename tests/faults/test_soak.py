@@ -49,7 +49,7 @@ def test_memory_and_files_of_every_process_and_the_object_store_stay_as_they_are
         assert training.drain().env_steps > 10_000
 
     watched = [p for p, looks in memory.items() if looks[0][0] < WARM_UP and looks[-1][0] > MINUTES - 1]
-    assert len(watched) >= 7  # driver, owner, two workers, the evaluation, Ray's server and raylet
+    assert len(watched) >= 7  # driver, server, two workers, the evaluation, Ray's server and raylet
     grown = [
         f"{names[process]}: {before / 1e6:.1f} MB, then {after / 1e6:.1f} MB"
         for process in watched

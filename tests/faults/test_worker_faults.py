@@ -31,9 +31,9 @@ def config(**changes) -> A3CConfig:
 def training(config: A3CConfig, monkeypatch: pytest.MonkeyPatch, fault: Fault) -> Iterator[RayTraining]:
     @ray.remote
     class FaultyWorker:
-        def work(self, config, index, attempt, owner):
+        def work(self, config, index, attempt, server):
             fault(index, attempt)
-            ray_training.work(config, index, attempt, owner)
+            ray_training.work(config, index, attempt, server)
 
     monkeypatch.setattr(ray_training, "WorkerActor", FaultyWorker)
     with start_training(config) as training:
@@ -187,16 +187,16 @@ def test_a_game_that_hangs_is_found_by_name_and_built_anew(monkeypatch, tmp_path
 
 
 @pytest.mark.slow
-def test_the_death_of_the_parameter_owner_ends_the_run(monkeypatch, tmp_path):
+def test_the_death_of_the_parameter_server_ends_the_run(monkeypatch, tmp_path):
     log = tmp_path / "rollouts"
     with training(config(), monkeypatch, note_rollouts(log)) as run:
         advance_until(run, lambda: len(working(log)) == 2)
-        (owner,) = (
+        (server,) = (
             process for process in psutil.Process().children(recursive=True)
-            if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::OwnerActor")
+            if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::ServerActor")
         )  # fmt: skip
-        owner.kill()
-        with pytest.raises(TrainingError, match="the parameter owner failed"):
+        server.kill()
+        with pytest.raises(TrainingError, match="the parameter server failed"):
             advance_until(run, lambda: False)
 
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from agents.continual.config import preset
+from agents.continual.data import OFFICIAL, TRUNK, cifar_features, load_stream
 from envs import images
+from launch.command_line.experiment import make_runs
 from launch.continual import main
-from launch.continual_data import OFFICIAL, TRUNK, cifar_features, load_stream
-from launch.continual_run import prepare
-from launch.experiment import make_runs
+from launch.experiments.continual_run import prepare
 from neurocoder.networks.resnet import ResNet18Trunk
 from tests.commands import NO_NETWORK, NOT_A_FOLDER, ROOT, in_this_process, result_of, rows_of
 

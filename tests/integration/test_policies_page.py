@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from agents.a3c.config import A3CConfig
-from agents.a3c.parameter_owner import ParameterOwner
+from agents.a3c.parameter_server import ParameterServer
 from agents.runs.snapshots import save
 from tests.commands import ROOT
 
@@ -24,8 +24,8 @@ def runs(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     game = A3CConfig.game
     monkeypatch.setattr(A3CConfig, "game", lambda config: replace(game(config), max_frames=800))
-    owner = ParameterOwner(CONFIG)
-    save(tmp_path / "runs" / "pong" / "checkpoints", owner.snapshot(), CONFIG)
+    server = ParameterServer(CONFIG)
+    save(tmp_path / "runs" / "pong" / "checkpoints", server.snapshot(), CONFIG)
     return tmp_path
 
 

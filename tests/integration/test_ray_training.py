@@ -10,13 +10,12 @@ import torch
 
 from agents.a3c import start_training
 from agents.a3c.config import A3CConfig
-from agents.a3c.parameter_owner import Metrics, Snapshot
-from agents.a3c.training import Training
+from agents.actor_critic.training import Metrics, Snapshot, Training
 from agents.layer_settings import NeurocoderSettings
 from agents.runs import snapshots
 from agents.runs.checkpoints import load_checkpoint
 from envs.atari import action_names
-from tests.unit.reports import ROLLOUT_TAGS
+from tests.unit.agents.a3c.reports import ROLLOUT_TAGS
 
 STEPS = 2 * 3  # of an update
 

@@ -17,16 +17,17 @@ import torch
 from ray.rllib.core.columns import Columns
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
-from agents import rllib_training
 from agents.a3c.config import A3CConfig
-from agents.a3c.parameter_owner import Metrics, ParameterOwner
-from agents.a3c.policy import build_policy
+from agents.a3c.parameter_server import ParameterServer
+from agents.actor_critic.network import build_policy
+from agents.actor_critic.play import play
+from agents.actor_critic.policy import Policy
+from agents.actor_critic.training import Metrics
 from agents.layer_settings import NeurocoderSettings
-from agents.play import play
-from agents.policy import Policy
-from agents.rllib import SCALARS, NeurocoderRLModule, _Learner, describe_update
-from agents.rllib_config import RLlibConfig
-from agents.rllib_training import RLlibTraining
+from agents.rllib import training as rllib_training
+from agents.rllib.config import RLlibConfig
+from agents.rllib.module import SCALARS, NeurocoderRLModule, _Learner, describe_update
+from agents.rllib.training import RLlibTraining
 from agents.runs.checkpoints import load_newest
 from agents.runs.snapshots import to_policy
 from envs.atari import AtariGames, AtariSettings, Episode, action_count, action_names, resolve
@@ -419,8 +420,8 @@ def test_lives_end_episodes_in_rllib_as_the_settings_say(terminates):
 def test_a_resumed_run_of_appo_has_its_policy_as_target():
     config = RLlibConfig(algo="appo", env="Breakout", head="mlp", env_runners=0, envs_per_runner=1)
     policy = build_policy(replace(config.policy(), seed=9), action_count(GAME.rom))
-    owner = ParameterOwner(config.policy())
-    snapshot = replace(owner.snapshot(), parameters=policy.state_dict(), optimizer={})
+    server = ParameterServer(config.policy())
+    snapshot = replace(server.snapshot(), parameters=policy.state_dict(), optimizer={})
     training = RLlibTraining(config, snapshot)
     try:
         (module,) = (

@@ -11,7 +11,7 @@ import torch
 
 from agents import load_policy, train
 from agents.a3c.config import A3CConfig
-from agents.a3c.parameter_owner import ParameterOwner
+from agents.a3c.parameter_server import ParameterServer
 from agents.errors import TrainingError
 from agents.layer_settings import NeurocoderSettings
 from agents.runs.best import find_checkpoints
@@ -148,16 +148,16 @@ def source(tmp_path_factory) -> Path:
     config = A3CConfig(
         env="Breakout", head="neurocoder", neurocoder=NeurocoderSettings(slots=8, heads=2), seed=5
     )
-    owner = ParameterOwner(config)
+    server = ParameterServer(config)
     with torch.no_grad():
-        owner.flat += 0.5
-    owner.env_steps, owner.updates, owner.episodes = 700, 7, 3
-    owner.recent_returns.extend([1.0, 2.0])
-    return save(tmp_path_factory.mktemp("source") / "checkpoints", owner.snapshot(), config)
+        server.flat += 0.5
+    server.env_steps, server.updates, server.episodes = 700, 7, 3
+    server.recent_returns.extend([1.0, 2.0])
+    return save(tmp_path_factory.mktemp("source") / "checkpoints", server.snapshot(), config)
 
 
 def fresh_weights(config: A3CConfig) -> dict[str, torch.Tensor]:
-    return ParameterOwner(config).network.state_dict()
+    return ParameterServer(config).network.state_dict()
 
 
 def test_a_run_starts_from_all_weights_of_another_of_the_same_network_and_from_no_counter(source):
@@ -167,8 +167,8 @@ def test_a_run_starts_from_all_weights_of_another_of_the_same_network_and_from_n
     snapshot, lines = start_from(source.parent.parent, sticky)
     assert (snapshot.env_steps, snapshot.updates, snapshot.episodes, snapshot.recent_returns) == (0, 0, 0, [])
     assert not snapshot.optimizer and not snapshot.random_states and len(lines) == 1
-    owner = ParameterOwner(sticky, snapshot)
-    for name, tensor in owner.network.state_dict().items():
+    server = ParameterServer(sticky, snapshot)
+    for name, tensor in server.network.state_dict().items():
         assert torch.equal(tensor, theirs.tensors["parameters"][name])
 
 
@@ -297,7 +297,7 @@ def test_training_that_fails_keeps_a_last_checkpoint(tmp_path, monkeypatch):
     advance = LocalTraining.advance
 
     def fails(training):
-        if training.owner.updates == 3:
+        if training.server.updates == 3:
             raise TrainingError("worn out")
         advance(training)
 

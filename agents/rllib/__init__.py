@@ -1,0 +1,1 @@
+"""RLlib trains the Atari policy: IMPALA, APPO or PPO."""

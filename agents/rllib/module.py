@@ -1,0 +1,227 @@
+"""The A3C policy in RLlib: the same network class, the same state dict, trained by RLlib's learners.
+
+    config.rl_module(rl_module_spec=RLModuleSpec(NeurocoderRLModule, model_config={"a3c": A3CConfig(...).to_dict()}))
+    config.training(learner_class=LEARNERS["impala"])
+
+The learners add the network's auxiliary loss (the Neurocoder's orthogonality) to RLlib's. Of every update they log what A3C tells of
+one, by the same TensorBoard tags, in RLlib's results under (module, `SCALARS`).
+Shapes: B sequences, T steps each, A actions.
+"""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from ray.rllib.algorithms.appo.torch.appo_torch_learner import APPOTorchLearner
+from ray.rllib.algorithms.impala.torch.impala_torch_learner import IMPALATorchLearner
+from ray.rllib.algorithms.impala.torch.vtrace_torch_v2 import vtrace_torch
+from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.utils import make_target_network
+from ray.rllib.core.rl_module.apis import (
+    TARGET_NETWORK_ACTION_DIST_INPUTS,
+    TargetNetworkAPI,
+    ValueFunctionAPI,
+)
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from torch import Tensor
+
+from agents.a3c.config import A3CConfig
+from agents.a3c.loss import actor_critic_losses
+from agents.a3c.worker import BLOCKS
+from agents.actor_critic.diagnostics import describe_rollout
+from agents.actor_critic.network import build_policy
+from neurocoder import auxiliary_loss
+from neurocoder.networks.conv_lstm import HIDDEN, ConvLSTM
+
+SCALARS = "scalars"
+
+
+class NeurocoderRLModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI):
+    """`ConvLSTM` for frames (1, 80, 80) uint8 and discrete actions.
+
+    `model_config["a3c"]` holds the settings of its head, as from `A3CConfig.to_dict`; `model_config["max_seq_len"]` is RLlib's.
+    """
+
+    def setup(self) -> None:
+        config = A3CConfig.from_dict(self.model_config["a3c"])
+        self.policy = build_policy(config, int(self.action_space.n))
+
+    def get_initial_state(self) -> dict[str, np.ndarray]:
+        return {name: np.zeros(HIDDEN, dtype=np.float32) for name in ("h", "c")}
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        hidden, state = _hidden(self.policy, batch)
+        return {Columns.ACTION_DIST_INPUTS: self.policy.actor(hidden), Columns.STATE_OUT: state}
+
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        hidden, state = _hidden(self.policy, batch)
+        return {
+            Columns.ACTION_DIST_INPUTS: self.policy.actor(hidden),
+            Columns.STATE_OUT: state,
+            Columns.EMBEDDINGS: hidden,  # for `compute_values`
+        }
+
+    def compute_values(self, batch: dict[str, Any], embeddings: Tensor | None = None) -> Tensor:
+        """Values (B, T)."""
+        hidden = _hidden(self.policy, batch)[0] if embeddings is None else embeddings
+        return self.policy.critic(hidden).squeeze(-1)
+
+    def make_target_networks(self) -> None:
+        self.target = make_target_network(self.policy)
+
+    def get_target_network_pairs(self) -> list[tuple[ConvLSTM, ConvLSTM]]:
+        return [(self.policy, self.target)]
+
+    def forward_target(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        hidden, _ = _hidden(self.target, batch)
+        self.target_logits = self.target.actor(hidden)  # of the latest batch, for the learner's scalars
+        return {TARGET_NETWORK_ACTION_DIST_INPUTS: self.target_logits}
+
+
+def _hidden(network: ConvLSTM, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The LSTM's outputs (B, T, 512) and its state (B, 512) after the last step. RLlib's sequences do not cross episodes."""
+    frames, state = batch[Columns.OBS], batch[Columns.STATE_IN]  # (B, T, 1, 80, 80)
+    features = network.features(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])  # (B, T, 1024)
+    start = torch.zeros(frames.shape[1::-1], dtype=torch.bool, device=frames.device)  # (T, B)
+    hidden, (h, c) = network.recur(features.transpose(0, 1), (state["h"], state["c"]), start)
+    return hidden.transpose(0, 1), {"h": h, "c": c}
+
+
+class _Learner:
+    """What the three learners add to RLlib's."""
+
+    policy_loss: ClassVar[str]
+    """RLlib's name of the policy loss that is a mean over steps."""
+
+    def compute_loss_for_module(
+        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
+    ) -> Tensor:
+        loss = super().compute_loss_for_module(  # type: ignore[misc]
+            module_id=module_id, config=config, batch=batch, fwd_out=fwd_out
+        )
+        module = self.module[module_id].unwrapped()  # type: ignore[attr-defined]
+        orthogonality = auxiliary_loss(module.policy)
+        with torch.no_grad():
+            logits = fwd_out[Columns.ACTION_DIST_INPUTS]
+            values = module.compute_values(batch, embeddings=fwd_out[Columns.EMBEDDINGS])
+            advantages, returns = self.advantages(module, config, batch, logits, values)
+            scalars = describe_update(batch, logits, values, advantages, returns)
+        scalars["losses/policy"] = self.metrics.peek((module_id, self.policy_loss))  # type: ignore[attr-defined]
+        scalars["losses/orthogonality"] = orthogonality.item()
+        self.log_scalars(module_id, scalars)
+        return loss + orthogonality
+
+    def postprocess_gradients_for_module(
+        self, *, module_id: str, config: Any = None, module_gradients_dict: dict[Tensor, Tensor]
+    ) -> dict[Tensor, Tensor]:
+        policy = self.module[module_id].unwrapped().policy  # type: ignore[attr-defined]
+        norms = {
+            name: torch.nn.utils.get_total_norm(
+                [module_gradients_dict[parameter] for parameter in policy.get_submodule(name).parameters()]
+            ).item()
+            for name in BLOCKS
+        }
+        scalars = {f"gradients/norm_{name}": norm for name, norm in norms.items()}
+        self.log_scalars(module_id, scalars | {"gradients/norm": float(np.linalg.norm(list(norms.values())))})
+        # RLlib clips them, in place.
+        return super().postprocess_gradients_for_module(  # type: ignore[misc]
+            module_id=module_id, config=config, module_gradients_dict=module_gradients_dict
+        )
+
+    def log_scalars(self, module_id: str, scalars: dict[str, float]) -> None:
+        """The results have their means over the updates."""
+        self.metrics.log_dict(scalars, key=(module_id, SCALARS), reduce="mean")  # type: ignore[attr-defined]
+
+    def advantages(
+        self, module: NeurocoderRLModule, config: Any, batch: dict[str, Any], logits: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The advantages and the targets of the values, (B, T) each, that the loss was computed with.
+
+        Args:
+            logits, values: (B, T, A) and (B, T), of the policy that learns.
+        """
+        raise NotImplementedError
+
+
+class IMPALALearner(_Learner, IMPALATorchLearner):
+    policy_loss = "mean_pi_loss"
+
+    def advantages(
+        self, module: NeurocoderRLModule, config: Any, batch: dict[str, Any], logits: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return _vtrace(config, batch, logits, values)
+
+
+class APPOLearner(_Learner, APPOTorchLearner):
+    policy_loss = "policy_loss"
+
+    def advantages(
+        self, module: NeurocoderRLModule, config: Any, batch: dict[str, Any], logits: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return _vtrace(config, batch, module.target_logits, values)
+
+
+class PPOLearner(_Learner, PPOTorchLearner):
+    policy_loss = "policy_loss"
+
+    def advantages(
+        self, module: NeurocoderRLModule, config: Any, batch: dict[str, Any], logits: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        # Those in the batch are standardised, so their RMS would always be 1.
+        targets = batch[Postprocessing.VALUE_TARGETS]
+        return targets - values, targets
+
+
+LEARNERS = {"impala": IMPALALearner, "appo": APPOLearner, "ppo": PPOLearner}
+
+
+def describe_update(
+    batch: dict[str, Any], logits: Tensor, values: Tensor, advantages: Tensor, returns: Tensor
+) -> dict[str, float]:
+    """Scalars by tag: means over the steps that count. Actions have numbers in the place of names.
+
+    Args:
+        batch: RLlib's. Its loss mask leaves out padding and the step that is added to a sequence for its last value.
+        logits: (B, T, A), of the policy that learns; the batch has those of the policy that acted.
+        values, advantages, returns: (B, T).
+    """
+    valid, actions = batch[Columns.LOSS_MASK].bool(), batch[Columns.ACTIONS].long()
+    names = [str(number) for number in range(logits.shape[-1])]
+    scalars = describe_rollout(values, advantages, returns, actions, valid, names)
+    acted = batch[Columns.ACTION_DIST_INPUTS][valid].log_softmax(dim=-1)  # (steps that count, A)
+    learning = logits[valid].log_softmax(dim=-1)
+    # As one step of many games.
+    flat = [each[valid].unsqueeze(0) for each in (logits, values, actions, advantages, returns, valid)]
+    _, value, entropy = actor_critic_losses(*flat)
+    return scalars | {
+        "losses/value": value.item(),
+        "losses/entropy": entropy.item(),
+        "policy/kl": F.kl_div(learning, acted, reduction="batchmean", log_target=True).item(),
+    }
+
+
+def _vtrace(config: Any, batch: dict[str, Any], logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """V-trace's advantages and targets of the values, (B, T) each, as RLlib's loss takes them.
+
+    Args:
+        logits: (B, T, A), of the policy that V-trace corrects to.
+        values: (B, T).
+    """
+    actions = batch[Columns.ACTIONS].long().unsqueeze(-1)
+    log_taken = logits.log_softmax(dim=-1).gather(-1, actions).squeeze(-1)  # (B, T)
+    goes_on = (~batch[Columns.TERMINATEDS].bool() & batch[Columns.LOSS_MASK].bool()).to(values.dtype)
+    targets, advantages = vtrace_torch(
+        target_action_log_probs=log_taken.T,
+        behaviour_action_log_probs=batch[Columns.ACTION_LOGP].T,
+        discounts=config.gamma * goes_on.T,
+        rewards=batch[Columns.REWARDS].T,
+        values=values.T,
+        # A sequence that is full goes on in the next row.
+        bootstrap_values=values[:, 0].roll(-1),
+        clip_rho_threshold=config.vtrace_clip_rho_threshold,
+        clip_pg_rho_threshold=config.vtrace_clip_pg_rho_threshold,
+    )
+    return advantages.T, targets.T

@@ -1,0 +1,43 @@
+"""How a command refuses what cannot be: one line on stderr, and an exit status."""
+
+import socket
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+
+def fail(message: object, *, status: int = 2) -> NoReturn:
+    """Ends the process with one line on stderr: status 2 for wrong use, 1 for a run that failed."""
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def check_address(address: str) -> None:
+    """ValueError if nobody listens at host:port: Ray itself would wait there for many minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"--address {address!r} must be auto or host:port, as in 10.0.0.1:6379")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"--address {address}: nobody answers there ({error}); start Ray with: ray start --head"
+        ) from error
+
+
+def has_gpu() -> bool:
+    """Whether PyTorch sees a GPU on this machine."""
+    # Without any of these there is none (NVIDIA, AMD, Windows Subsystem for Linux), and no need to load torch to see it.
+    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def require_gpu(flag: str) -> None:
+    """ValueError, naming the flag that asks for a GPU, where there is none."""
+    if not has_gpu():
+        raise ValueError(f"{flag} asks for a GPU, but PyTorch sees none here; leave it out to run on the CPU")

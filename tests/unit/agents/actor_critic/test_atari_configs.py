@@ -1,0 +1,180 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from agents.a3c.config import A3CConfig
+from agents.actor_critic.config import HEADS
+from agents.layer_settings import HyperNetSettings, NeurocoderSettings
+from envs.atari import resolve
+from neurocoder import OUTPUT_LAYERS, output_layer
+from tests.commands import ROOT
+
+ALL_CHANGED = A3CConfig(
+    env="ALE/Seaquest-v5",
+    head="hypernet",
+    head_on="both",
+    neurocoder=NeurocoderSettings(
+        slots=7, key_dim=2, heads=3, steps=1, least_used=2, residual=False, keys="learned", beta=None,
+        gate_from="signal", gain=0.5, orthogonality_weight=0.2,
+        variant="release",
+    ),
+    hypernet=HyperNetSettings(scale="rows", hidden=5),
+    workers=0, envs_per_worker=3, cpus_per_worker=2, gpus_per_worker=0.5, total_steps=99, seed=11, deterministic=True, precision="bf16",
+    max_restarts=1, stall_seconds=9.0, max_staleness=5, max_bad_updates=2,
+    rollout_steps=6, gamma=0.9, gae_lambda=0.8, entropy_weight=0.02, value_weight=0.25, reward_clip=2.0,
+    life_loss_terminates=False, fire_after_life_loss=False, gradient_clip=0.5,
+    optimizer="adam", learning_rate=1e-3, anneal=False, anneal_entropy=True, rmsprop_decay=0.95, rmsprop_epsilon=0.01, adam_epsilon=1e-8,
+)  # fmt: skip
+
+
+def changed(flag: str, value: object) -> A3CConfig:
+    """The default settings with one of them altered, named as on the command line."""
+    *group, name = flag.removeprefix("--").replace("-", "_").split(".")
+    if not group:
+        return replace(A3CConfig(), **{name: value})
+    settings = replace(getattr(A3CConfig(), group[0]), **{name: value})
+    return replace(A3CConfig(), **{group[0]: settings})
+
+
+@pytest.mark.parametrize("config", [A3CConfig(), ALL_CHANGED], ids=["defaults", "all changed"])
+def test_settings_come_back_the_same_through_json(config):
+    assert A3CConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_the_changed_settings_above_change_every_field():
+    defaults, altered = A3CConfig().to_dict(), ALL_CHANGED.to_dict()
+    for group in ("neurocoder", "hypernet"):
+        for name, value in defaults.pop(group).items():
+            assert altered[group][name] != value, f"{group}.{name}"
+    assert [name for name, value in defaults.items() if altered[name] == value] == []
+
+
+@pytest.mark.parametrize("group", [None, "neurocoder", "hypernet"])
+def test_a_field_that_this_version_does_not_know_is_a_type_error(group):
+    fields = A3CConfig().to_dict()
+    (fields if group is None else fields[group])["invented"] = 1
+    with pytest.raises(TypeError, match="invented"):
+        A3CConfig.from_dict(fields)
+
+
+@pytest.mark.parametrize("config", [A3CConfig(), ALL_CHANGED], ids=["defaults", "all changed"])
+def test_settings_in_range_give_the_settings_of_the_game(config):
+    lives = dict(
+        life_loss_terminates=config.life_loss_terminates, fire_after_life_loss=config.fire_after_life_loss
+    )
+    assert config.check() == config.game() == replace(resolve(config.env), **lives)
+
+
+def test_settings_from_before_fire_was_pressed_after_a_lost_life_say_so():
+    saved = A3CConfig().to_dict()
+    del saved["fire_after_life_loss"]
+    assert A3CConfig.from_dict(saved) == replace(A3CConfig(), fire_after_life_loss=False)
+    assert A3CConfig().game().fire_after_life_loss
+
+
+@pytest.mark.parametrize(
+    "flag, value",
+    [
+        ("--workers", 0),
+        ("--workers", "auto"),
+        ("--max-restarts", 0),
+        ("--max-staleness", 0),
+        ("--max-bad-updates", 0),
+        ("--gamma", 0.0),
+        ("--gamma", 1.0),
+        ("--gae-lambda", 0.0),
+        ("--rmsprop-decay", 0.0),
+        ("--entropy-weight", 0.0),
+        ("--value-weight", 0.0),
+        ("--seed", 0),
+        ("--total-steps", 1),
+        ("--rollout-steps", 1),
+        ("--envs-per-worker", 1),
+        ("--neurocoder.slots", 1),
+        ("--neurocoder.least-used", 79),
+        ("--neurocoder.orthogonality-weight", 0.0),
+        ("--neurocoder.beta", None),
+    ],
+)
+def test_a_setting_at_the_edge_of_its_range_is_accepted(flag, value):
+    changed(flag, value).check()
+
+
+NAN, INFINITE = float("nan"), float("inf")
+ABOVE_ZERO = (
+    "--learning-rate", "--gradient-clip", "--reward-clip", "--rmsprop-epsilon", "--adam-epsilon", "--stall-seconds",
+    "--neurocoder.beta",
+)  # fmt: skip
+ZERO_OR_MORE = (
+    "--gpus-per-worker",
+    "--entropy-weight",
+    "--value-weight",
+    "--neurocoder.orthogonality-weight",
+)
+FROM_ZERO_TO_ONE = ("--gamma", "--gae-lambda", "--rmsprop-decay")
+OUT_OF_RANGE = [
+    ("--env", "Seaqest"),
+    ("--env", "Seaquest-v4"),
+    ("--head", "neurocodr"),
+    ("--workers", -1),
+    ("--envs-per-worker", 0),
+    ("--cpus-per-worker", 0),
+    ("--max-restarts", -1),
+    ("--max-staleness", -1),
+    ("--max-bad-updates", -1),
+    ("--total-steps", 0),
+    ("--rollout-steps", 0),
+    ("--seed", -1),
+    ("--neurocoder.slots", 0),
+    ("--neurocoder.key-dim", 0),
+    ("--neurocoder.heads", 0),
+    ("--neurocoder.steps", -1),
+    ("--neurocoder.least-used", -1),
+    ("--neurocoder.least-used", 80),
+    ("--hypernet.hidden", 0),
+    *((flag, value) for flag in ABOVE_ZERO for value in (0.0, -1.0, NAN, INFINITE)),
+    *((flag, value) for flag in ZERO_OR_MORE for value in (-0.1, NAN, INFINITE)),
+    *((flag, value) for flag in FROM_ZERO_TO_ONE for value in (-0.1, 1.1, NAN)),
+]
+
+
+@pytest.mark.parametrize("flag, value", OUT_OF_RANGE, ids=[f"{flag}={value}" for flag, value in OUT_OF_RANGE])
+def test_a_setting_out_of_range_is_refused_in_one_line_that_names_it_and_its_value(flag, value):
+    with pytest.raises(ValueError) as refusal:
+        changed(flag, value).check()
+    line = str(refusal.value)
+    assert (flag if flag != "--env" else "env") in line and "\n" not in line
+    assert (repr(value) if isinstance(value, str) else f"is {value}") in line
+
+
+def test_deterministic_training_with_workers_is_refused_in_one_line_that_names_both():
+    with pytest.raises(ValueError, match=r"^--deterministic needs --workers 0, but --workers is 3.*$"):
+        A3CConfig(deterministic=True, workers=3).check()
+
+
+def test_every_head_is_an_output_layer_with_the_settings_it_has_here():
+    assert {"mlp", "hypernet", "neurocoder"} <= set(HEADS) <= set(OUTPUT_LAYERS)
+    fields = A3CConfig().to_dict()
+    for head in HEADS:
+        layer = output_layer(head, **fields.get(head, {}))(512, 6)
+        assert sum(parameter.numel() for parameter in layer.parameters()) > 0
+
+
+def test_a_head_that_is_misspelt_is_refused_with_the_nearest_name():
+    with pytest.raises(ValueError, match="did you mean neurocoder"):
+        replace(A3CConfig(), head="neurocodr").check()
+
+
+def test_the_settings_can_be_imported_and_checked_without_torch_or_ray():
+    program = (
+        "import sys; from agents.a3c.config import A3CConfig; A3CConfig().check(); "
+        "print(sorted({'agents', 'ale_py', 'torch', 'ray'} & set(sys.modules)))"
+    )
+    root = ROOT
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("['agents', 'ale_py']\n", "")

@@ -1,0 +1,71 @@
+"""Numbers of a rollout against slow loops over its steps."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agents.actor_critic.diagnostics import describe_rollout, explained_variance
+
+NAMES = ("NOOP", "FIRE", "RIGHT", "LEFT")
+
+
+def variance(numbers: list[float]) -> float:
+    mean = sum(numbers) / len(numbers)
+    return sum((number - mean) ** 2 for number in numbers) / len(numbers)
+
+
+def draw_rollout(seed: int, steps: int, games: int):
+    generator = np.random.default_rng(seed)
+    values, advantages, returns = generator.normal(size=(3, steps, games))
+    actions = generator.integers(len(NAMES), size=(steps, games))
+    valid = generator.random((steps, games)) < 0.7
+    return [torch.from_numpy(part) for part in (values, advantages, returns, actions, valid)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), steps=st.integers(1, 6), games=st.integers(1, 4))
+def test_a_rollout_is_described_as_by_a_slow_loop_over_its_valid_steps(seed, steps, games):
+    rollout = draw_rollout(seed, steps, games)
+    values, advantages, returns, actions, valid = (part.numpy() for part in rollout)
+    errors, targets, squares, counts = [], [], [], dict.fromkeys(NAMES, 0)
+    for t in range(steps):
+        for game in range(games):
+            if valid[t, game]:
+                errors.append(returns[t, game] - values[t, game])
+                targets.append(returns[t, game])
+                squares.append(advantages[t, game] ** 2)
+                counts[NAMES[actions[t, game]]] += 1
+    expected = {}
+    if squares:
+        expected = {f"policy/action/{name}": count / len(squares) for name, count in counts.items()}
+        expected["values/advantage_rms"] = math.sqrt(sum(squares) / len(squares))
+    if len(squares) > 1:
+        expected["values/explained_variance"] = 1 - variance(errors) / variance(targets)
+    assert describe_rollout(*rollout, NAMES) == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [([1.0, 2.0, 6.0], 1.0), ([3.0, 3.0, 3.0], 0.0), ([11.0, 12.0, 16.0], 1.0), ([-1.0, -2.0, -6.0], -3.0)],
+    ids=["perfect", "the mean", "wrong by a constant", "worse than the mean"],
+)
+def test_the_explained_variance_of_critics_that_can_be_told_at_sight(values, expected):
+    explained = explained_variance(torch.tensor(values), torch.tensor([1.0, 2.0, 6.0]))
+    assert explained.item() == pytest.approx(expected)
+
+
+def test_what_cannot_be_told_is_left_out():
+    values, advantages, returns, actions, valid = draw_rollout(0, 4, 2)
+    valid[:] = True
+    # With equal returns there is no variance to explain.
+    told = describe_rollout(values, advantages, torch.ones_like(returns), actions, valid, NAMES)
+    assert told.keys() == {"values/advantage_rms", *(f"policy/action/{name}" for name in NAMES)}
+    advantages[0, 0] = math.nan
+    told = describe_rollout(values, advantages, returns, actions, valid, NAMES)
+    assert told.keys() == {"values/explained_variance", *(f"policy/action/{name}" for name in NAMES)}
+    valid[:] = False
+    assert describe_rollout(values, advantages, returns, actions, valid, NAMES) == {}

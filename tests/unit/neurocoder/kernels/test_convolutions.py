@@ -1,0 +1,94 @@
+"""The convolutions' gradient over all steps together against autograd's of each step, and what is kept for it."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from neurocoder.kernels import compiled, conv_pool_relu, convolutions, pool_relu
+from neurocoder.kernels.convolutions import Activations, activations, features
+from neurocoder.networks.conv_lstm import ConvLSTM
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def way(request, monkeypatch) -> None:
+    """How it is computed."""
+    if request.param == "torch":
+        monkeypatch.setattr(conv_pool_relu, "usable", lambda *_: False)
+        monkeypatch.setattr(pool_relu, "usable", lambda _: False)
+    elif compiled.library(conv_pool_relu.SOURCE) is None:
+        pytest.skip("no C++ compiler, or NEUROCODER_FUSED=0")
+
+
+def small_network(dtype=torch.float32) -> list[nn.Conv2d]:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 32, 5, padding=2), nn.Conv2d(32, 6, 3), nn.Conv2d(6, 5, 2, padding=1)]
+    return [layer.to(dtype=dtype, memory_format=torch.channels_last) for layer in layers]
+
+
+def frames(number, dtype=torch.float32, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(number, 20, 18, 1, dtype=torch.float64, generator=draw)
+    return x.permute(0, 3, 1, 2).to(dtype)
+
+
+def by_torch(x, network):
+    for layer in network:
+        x = F.max_pool2d(layer(x.contiguous()).relu(), 2)
+    return x.flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=["double", "single"]
+)
+@pytest.mark.parametrize("together", [1, 3, 64])
+def test_the_gradient_of_steps_played_one_by_one_is_that_of_torch_in_double_precision(
+    way, dtype, tolerance, together, monkeypatch
+):
+    monkeypatch.setattr(convolutions, "TOGETHER", together)
+    network, exact = small_network(dtype), small_network(torch.float64)
+    steps = [frames(number, dtype, seed=number) for number in (3, 1, 2)]
+    result = features([activations(x, network, dtype) for x in steps], network)
+    expected = by_torch(torch.cat(steps).double(), exact)
+    assert result.dtype == dtype
+    weights = torch.randn_like(expected)
+    parameters = [list(nn.ModuleList(layers).parameters()) for layers in (network, exact)]
+    gradients = torch.autograd.grad(result, parameters[0], weights.to(dtype))
+    slow = torch.autograd.grad(expected, parameters[1], weights)
+    for ours, theirs in zip((result, *gradients), (expected, *slow), strict=True):
+        assert theirs.norm() > 0 and (ours - theirs).norm() < tolerance * theirs.norm()
+
+
+def test_in_half_precision_weights_and_features_stay_in_single(way):
+    network = small_network()
+    result = features([activations(frames(4), network, torch.bfloat16)], network)
+    (gradient,) = torch.autograd.grad(result.sum(), network[1].weight)
+    assert result.dtype == gradient.dtype == torch.float32
+    expected = by_torch(frames(4), network)
+    assert 0 < (result - expected).norm() < 0.02 * expected.norm()
+
+
+def test_weights_that_have_changed_since_are_noticed():
+    network = small_network()
+    result = features([activations(frames(2), network, torch.float32)], network)
+    with torch.no_grad():
+        network[1].weight += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        result.sum().backward()
+
+
+def test_a_frame_keeps_a_third_of_what_torch_would_keep_for_its_gradient():
+    network = ConvLSTM(6)
+    own = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    frame = torch.randint(256, (1, 1, 80, 80), dtype=torch.uint8)
+
+    def nbytes(tensors) -> int:
+        """What several operations keep is counted once."""
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors}
+        return sum(storage.nbytes() for address, storage in storages.items() if address not in own)
+
+    kept: Activations = network.activations(frame)
+    saved: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        by_torch(frame.float(), network.convolutions)
+    assert 0 < nbytes([*kept.inputs, *kept.chosen, kept.output]) < nbytes(saved) / 3
