@@ -6,14 +6,14 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agents.runs.snapshots import load_policy
+    from agents.runs.policy import load_policy
     from agents.runs.training import train
 
 
 def __getattr__(name: str) -> Any:
     match name:
         case "load_policy":
-            from agents.runs.snapshots import load_policy
+            from agents.runs.policy import load_policy
 
             return load_policy
         case "train":

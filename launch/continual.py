@@ -15,8 +15,8 @@ from typing import Annotated
 import tyro
 
 from agents.continual.config import BENCHMARKS, ContinualConfig, ContinualSettings, preset
-from agents.layer_settings import check_at_least, check_known
 from agents.runs.folder import default_run_path
+from agents.stored_settings import read_settings
 from envs.images import data_folder, ensure_files
 from launch.command_line.errors import fail
 from launch.command_line.experiment import (
@@ -27,6 +27,7 @@ from launch.command_line.experiment import (
     seed_range,
     with_given_settings,
 )
+from neurocoder.checks import check_at_least, check_known
 
 PROGRAM = "python -m launch.continual"
 
@@ -62,7 +63,9 @@ def main() -> None:
     try:
         if placement.resume is not None:
             experiment = placement.resume
-            runs = resumed_runs(experiment, lambda run: ContinualConfig.from_dict(run["continual"]).check())
+            runs = resumed_runs(
+                experiment, lambda run: read_settings(ContinualConfig, run["continual"]).check()
+            )
         else:
             experiment, runs = new_runs(arguments, sys.argv[1:])
     except ValueError as error:
@@ -106,7 +109,7 @@ def expand(arguments: Arguments, argv: list[str]) -> list[tuple[str, ContinualCo
         )
     check_known("benchmark", arguments.benchmark, BENCHMARKS)
     seeds = seed_range(arguments.first_seed, arguments.seeds)
-    check_at_least("together", arguments.together, 1)
+    check_at_least("--together", arguments.together, 1)
     configs = []
     for layer in dict.fromkeys(arguments.layer.split(",")):
         for method in dict.fromkeys(arguments.method.split(",")):

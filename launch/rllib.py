@@ -22,9 +22,7 @@ class Arguments(RunArguments):
     config: Annotated[RLlibConfig, tyro.conf.arg(name="")] = field(default_factory=RLlibConfig)
 
 
-COMMAND = Command(
-    program="python -m launch.rllib", key="rllib", fixed=("algo", "env", "head", "neurocoder", "hypernet")
-)
+COMMAND = Command(program="python -m launch.rllib", key=RLlibConfig.key)
 
 
 def main() -> None:

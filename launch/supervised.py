@@ -14,8 +14,8 @@ from typing import Annotated
 
 import tyro
 
-from agents.layer_settings import check_positive
 from agents.runs.folder import default_run_path
+from agents.stored_settings import read_settings
 from agents.supervised.config import IMAGES, NETWORKS, SupervisedConfig, SupervisedSettings
 from agents.supervised.presets import preset
 from envs.images import data_folder, ensure_files
@@ -28,6 +28,7 @@ from launch.command_line.experiment import (
     seed_range,
     with_given_settings,
 )
+from neurocoder.checks import check_positive
 
 PROGRAM = "python -m launch.supervised"
 
@@ -65,7 +66,9 @@ def main() -> None:
     try:
         if placement.resume is not None:
             experiment = placement.resume
-            runs = resumed_runs(experiment, lambda run: SupervisedConfig.from_dict(run["supervised"]).check())
+            runs = resumed_runs(
+                experiment, lambda run: read_settings(SupervisedConfig, run["supervised"]).check()
+            )
         else:
             experiment, runs = new_runs(arguments, sys.argv[1:])
     except ValueError as error:
@@ -104,7 +107,7 @@ def expand(arguments: Arguments, argv: list[str]) -> list[tuple[str, SupervisedC
     if arguments.task is None:
         raise ValueError(f"no task given; name one of {', '.join(NETWORKS)}, or --resume a folder of runs")
     seeds = seed_range(arguments.first_seed, arguments.seeds)
-    check_positive("checkpoint_seconds", arguments.checkpoint_seconds)
+    check_positive("--checkpoint-seconds", arguments.checkpoint_seconds)
     configs = {}
     if arguments.no_usage and "neurocoder" not in arguments.layer.split(","):
         raise ValueError(f"--no-usage is for the neurocoder; --layer {arguments.layer} has none")

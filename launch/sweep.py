@@ -21,7 +21,7 @@ import tyro
 from agents.a3c.config import A3CConfig
 from agents.a3c.presets import preset
 from agents.errors import TrainingError
-from agents.layer_settings import check_at_least, flag
+from agents.flags import flag
 from agents.runs.best import find_checkpoints
 from agents.runs.recording import Recording
 from agents.runs.score_statistics import interquartile_mean, stratified_bootstrap_interval
@@ -31,6 +31,7 @@ from launch.command_line.errors import check_address, fail
 from launch.command_line.experiment import make_runs, resumed_runs, seed_range
 from launch.command_line.interruption import Interruption
 from launch.experiments.ray_tasks import RESULT
+from neurocoder.checks import check_at_least
 
 PROGRAM = "python -m launch.sweep"
 RECORDING = Recording(evaluate_episodes=30)
@@ -64,10 +65,10 @@ class Arguments:
 
     def check(self) -> None:
         """ValueError, in one line, for a setting out of range."""
-        check_at_least("retries", self.retries, 0)
+        check_at_least("--retries", self.retries, 0)
         self.recording.check()
         # A sweep compares what the last games score.
-        check_at_least("evaluate_episodes", self.recording.evaluate_episodes, 1)
+        check_at_least("--evaluate-episodes", self.recording.evaluate_episodes, 1)
         if self.address is not None:
             check_address(self.address)
         if self.resume is not None:
@@ -147,7 +148,8 @@ def expand(arguments: Arguments, rest: list[str]) -> dict[str, A3CConfig]:
         arguments.env.split(","), arguments.head.split(","), rates, seeds
     ):
         config = replace(common, env=env, head=head, learning_rate=rate, seed=seed)
-        game = config.check().rom
+        config.check()
+        game = config.game().rom
         name = f"{game}-{head}-lr{rate:g}-seed{seed}"
         if name in configs:
             raise ValueError(

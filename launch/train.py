@@ -35,11 +35,7 @@ class Arguments(RunArguments):
             )
 
 
-COMMAND = Command(
-    program="python -m launch.train",
-    key="a3c",
-    fixed=("env", "head", "head_on", "neurocoder", "hypernet", "optimizer"),
-)
+COMMAND = Command(program="python -m launch.train", key=A3CConfig.key)
 
 
 def main() -> None:

@@ -1,37 +1,57 @@
-"""Checks of a layer's settings and inputs: errors that name the thing, what it is and what it may be."""
+"""Checks of settings and inputs. Each error is one line with the name, the value and what is allowed. torch is not needed."""
 
+from __future__ import annotations
+
+import difflib
 import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def check_known(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raises ValueError unless the value is one of the choices, and suggests the nearest one."""
+    choices = tuple(choices)
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"{name} {value!r} is not known; choose one of {', '.join(choices)}{hint}")
+
+
+def check_at_least(name: str, value: int | None, low: int) -> None:
+    """Raises ValueError for a value below `low`. None stands for a part that is left out."""
+    if value is not None and value < low:
+        allowed = "0 or more" if low == 0 else f"at least {low}"
+        raise ValueError(f"{name} is {value}; it must be {allowed}")
 
 
 def check_sizes(**sizes: int | None) -> None:
-    """ValueError for a size below 1. None stands for a part that is left out."""
+    """Raises ValueError for a size below 1. None stands for a part that is left out."""
     for name, size in sizes.items():
-        if size is not None and size < 1:
-            raise ValueError(f"{name} is {size}; it must be at least 1")
+        check_at_least(name, size, 1)
 
 
-def check_weights(**weights: float) -> None:
-    """ValueError for a weight of a loss that is below 0, infinite or not a number."""
-    for name, weight in weights.items():
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"{name} is {weight}; it must be a finite number, 0 or more")
+def check_not_negative(name: str, value: float) -> None:
+    """Raises ValueError for a number that is negative, infinite or NaN."""
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} is {value}; it must be a finite number, 0 or more")
 
 
-def check_scale(name: str, scale: float) -> None:
-    """ValueError for a factor that is not above 0, infinite or not a number."""
-    if not 0 < scale < math.inf:
-        raise ValueError(f"{name} is {scale}; it must be a finite number above 0")
+def check_positive(name: str, value: float) -> None:
+    """Raises ValueError for a number that is 0, negative, infinite or NaN."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} is {value}; it must be a finite number above 0")
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raises ValueError unless the number is from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}; it must be from 0 to 1")
 
 
 def check_width(name: str, tensor: Tensor, width: int) -> None:
-    """ValueError for an input whose last axis is not as wide as the layer."""
+    """Raises ValueError for an input whose last axis has another width than the layer."""
     if tensor.shape[-1:] != (width,):
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; its last axis must be {width}")
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """ValueError for a value that is not one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")

@@ -12,23 +12,22 @@ which needs memory B x n x P for attention and two dense products with the memor
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neurocoder.checks import check_choice, check_scale, check_sizes, check_weights, check_width
+from neurocoder.checks import check_sizes, check_width
 from neurocoder.kernels import fused_attention
 from neurocoder.program_controller import LinearController, RecurrentController
 from neurocoder.program_memory import (
     ProgramMemory,
-    Variant,
     interpolate_with_least_used,
     scaled_keys,
     scores,
 )
-from neurocoder.random_projection import RandomProjection
+from neurocoder.settings import NeurocoderSettings
 
 
 @dataclass(frozen=True)
@@ -55,32 +54,10 @@ class NeurocoderLinear(nn.Module):
 
     Args:
         in_features, out_features: d_in and d_out of the map.
-        slots: P, singular programs in memory.
-        key_dim: K, width of keys and queries.
-        heads: H, attention heads. The program has rank n = heads * max(steps, 1).
-        steps: J, attention steps of the recurrent controller; 0 is the linear controller, which is what the paper's
-            rows labelled "J = 1" used (its parameter counts fit no other reading).
-        least_used: l_I, least-used slots considered at each step; 0 switches usage-based attention off. It acts in the
-            recurrent controller only: the linear one takes a single step, before which nothing is used.
-        gate_from: the interpolation gates between attention and least-used slots are an affine map of the controller's
-            "input" (the released code; the same gates at all steps) or of the composition "signal" (the paper's text; gates
-            of each step. Its counts for MNIST and CIFAR fit this).
-        residual: add the residual program R, gated by the integration signal (Table 6, "Use R").
-        keys: "generated" from the slot contents by an affine map, or "learned".
-        gain: of the vectors' Xavier-uniform initialisation; the first programs scale with its square. 1 as released.
-        beta: inverse temperature on the cosine similarity. None takes the released code's, 10 / K with the recurrent
-            controller and 1 / K with the linear one: there the norms are multiplied by a product over K equal columns,
-            which divides the cosine by K. Presumably 10 and 1 are meant. At 1 / K attention is nearly uniform whatever is
-            learnt, at 10 sharp.
-        learn_beta: beta is only where a learnt inverse temperature starts.
-        controller_features: width of an input of its own for the controller: call `layer(x, z)`. None: it sees x.
-        projection: the controller sees its input through a fixed random projection to this width. (To have the whole layer
-            see it so, as the paper's MNIST count requires, put a `RandomProjection` before the layer.)
-        orthogonality_weight: a, weight of the orthogonality loss in `auxiliary_loss` (Table 6).
+        controller_features: width of an input of its own for the controller: call `layer(x, z)`. None: the controller sees x.
+        learn_beta: learn the inverse temperature, starting from beta.
         bias: add a learnt bias.
-        variant: "paper" or "release", the places where the text and the authors' code differ. "release" accumulates the
-            singular values forward (then flips them in the recurrent controller), keeps key parameters that only its
-            orthogonality loss uses, and adds the released epsilons to the cosine.
+        settings: the fields of `neurocoder.settings.NeurocoderSettings`, by name.
 
     On a CPU in single precision the layer has first derivatives in reverse mode only: what does more of the work there is
     compiled (`neurocoder.kernels.fused_attention`). With NEUROCODER_FUSED=0 in the environment torch has all of them.
@@ -96,77 +73,56 @@ class NeurocoderLinear(nn.Module):
         in_features: int,
         out_features: int,
         *,
-        slots: int,
-        key_dim: int,
-        heads: int,
-        steps: int = 0,
-        least_used: int = 0,
-        gate_from: Literal["input", "signal"] = "input",
-        residual: bool = True,
-        keys: Literal["generated", "learned"] = "generated",
-        gain: float = 1.0,
-        beta: float | None = None,
-        learn_beta: bool = False,
         controller_features: int | None = None,
-        projection: int | None = None,
-        orthogonality_weight: float = 0.1,
+        learn_beta: bool = False,
         bias: bool = True,
-        variant: Variant = "paper",
+        **settings: Any,
     ):
         super().__init__()
+        s = NeurocoderSettings(**settings)
+        s.check()
         check_sizes(
-            in_features=in_features,
-            out_features=out_features,
-            slots=slots,
-            key_dim=key_dim,
-            heads=heads,
-            controller_features=controller_features,
-            projection=projection,
+            in_features=in_features, out_features=out_features, controller_features=controller_features
         )
-        if steps < 0:
-            raise ValueError(
-                f"steps is {steps}; it must be 0 (linear controller) or the number of recurrent steps"
-            )
-        if not 0 <= least_used < slots:
-            raise ValueError(f"least_used is {least_used}; it must be from 0 to slots - 1 = {slots - 1}")
-        if beta is not None and not 0 < beta < math.inf:
-            raise ValueError(
-                f"beta is {beta}; it must be a finite number above 0, or None for the released code's"
-            )
-        check_scale("gain", gain)
-        check_weights(orthogonality_weight=orthogonality_weight)
-        check_choice("gate_from", gate_from, ("input", "signal"))
-        check_choice("keys", keys, ("generated", "learned"))
-        check_choice("variant", variant, ("paper", "release"))
         self.in_features, self.out_features = in_features, out_features
-        self.heads, self.key_dim, self.steps, self.least_used = heads, key_dim, steps, least_used
-        self.gate_from, self.variant, self.orthogonality_weight = gate_from, variant, orthogonality_weight
+        self.heads, self.key_dim, self.steps, self.least_used = s.heads, s.key_dim, s.steps, s.least_used
+        self.gate_from, self.variant, self.orthogonality_weight = (
+            s.gate_from,
+            s.variant,
+            s.orthogonality_weight,
+        )
         self.controller_features = controller_features
 
-        width = controller_features or in_features
-        self.projection = RandomProjection(width, projection) if projection else None
-        width = projection or width  # d_c
+        width = controller_features or in_features  # d_c
         self.memory = ProgramMemory(
-            in_features, out_features, slots=slots, key_dim=key_dim, keys=keys, gain=gain, variant=variant
+            in_features,
+            out_features,
+            slots=s.slots,
+            key_dim=s.key_dim,
+            keys=s.keys,
+            gain=s.gain,
+            variant=s.variant,
         )
         self.controller = (
-            RecurrentController(width, heads=heads, key_dim=key_dim, steps=steps)
-            if steps
-            else LinearController(width, heads=heads, key_dim=key_dim)
+            RecurrentController(width, heads=s.heads, key_dim=s.key_dim, steps=s.steps)
+            if s.steps
+            else LinearController(width, heads=s.heads, key_dim=s.key_dim)
         )
-        gate_width = 3 * heads * key_dim + 1 if gate_from == "signal" else width
-        self.gate = nn.Linear(gate_width, 3 * slots) if steps and least_used else None
-        beta = beta or (10 if steps else 1) / key_dim
+        gate_width = 3 * s.heads * s.key_dim + 1 if s.gate_from == "signal" else width
+        self.gate = nn.Linear(gate_width, 3 * s.slots) if s.steps and s.least_used else None
+        # The released code multiplies the norms by a product over K equal columns, which divides the cosine by K.
+        beta = s.beta or (10 if s.steps else 1) / s.key_dim
         self.log_beta = nn.Parameter(torch.tensor(math.log(beta))) if learn_beta else None
         self._beta = beta
         # sigma_n = sum over i >= n of softplus(zeta_i): positive, decreasing. The release sums over i <= n and, in the recurrent
         # controller only, flips the result.
-        sums = torch.ones(heads * max(steps, 1), heads * max(steps, 1)).triu()  # (n, n)
-        if variant == "release":
-            sums = sums.T.flip(0) if steps else sums.T
+        rank = s.heads * max(s.steps, 1)  # n
+        sums = torch.ones(rank, rank).triu()  # (n, n)
+        if s.variant == "release":
+            sums = sums.T.flip(0) if s.steps else sums.T
         self.register_buffer("sums", sums, persistent=False)
-        self.smallest = 0 if variant == "release" and not steps else -1
-        self.R = nn.Parameter(torch.empty(in_features, out_features)) if residual else None
+        self.smallest = 0 if s.variant == "release" and not s.steps else -1
+        self.R = nn.Parameter(torch.empty(in_features, out_features)) if s.residual else None
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
         if self.R is not None:
             nn.init.xavier_uniform_(self.R)
@@ -247,7 +203,7 @@ class NeurocoderLinear(nn.Module):
                 f"x has shape {tuple(x.shape)} and z {tuple(z.shape)}; all axes but the last must be the same"
             )
         z = z.reshape(-1, z.shape[-1])
-        return x.reshape(-1, self.in_features), z if self.projection is None else self.projection(z)
+        return x.reshape(-1, self.in_features), z
 
     def _compose(self, x: Tensor, z: Tensor | None) -> _Program:
         _, z = self._rows(x, z)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from agents.actor_critic.config import ActorCriticConfig, check_fraction
-from agents.layer_settings import check_at_least, check_known, check_not_negative, check_positive
-from envs.atari import AtariSettings
+from agents.actor_critic.config import ActorCriticConfig
+from agents.flags import flag
+from neurocoder.checks import check_at_least, check_fraction, check_known, check_not_negative, check_positive
 
 
 @dataclass(frozen=True)
@@ -13,9 +13,7 @@ class A3CConfig(ActorCriticConfig):
     """One A3C run."""
 
     key: ClassVar[str] = "a3c"
-
-    head_on: Literal["actor", "critic", "both"] = "actor"
-    """Which output layers the head replaces; the other stays linear. The paper's parameter count fits the actor alone."""
+    fixed: ClassVar[tuple[str, ...]] = (*ActorCriticConfig.fixed, "optimizer")
 
     workers: int | Literal["auto"] = 2
     """Rollout workers, each a Ray actor; 0 trains in this process, without Ray; auto takes all free cores of the cluster,
@@ -57,27 +55,25 @@ class A3CConfig(ActorCriticConfig):
     max_bad_updates: int = 10
     """Gradients that are not finite are refused; one more than so many ends the run."""
 
-    def check(self) -> AtariSettings:
-        settings = super().check()
+    def check(self) -> None:
+        super().check()
         if self.workers != "auto":
-            check_at_least("workers", self.workers, 0)
+            check_at_least("--workers", self.workers, 0)
         for name, low in dict(
             envs_per_worker=1, cpus_per_worker=1, max_restarts=0, max_staleness=0, max_bad_updates=0
         ).items():
-            check_at_least(name, getattr(self, name), low)
+            check_at_least(flag(name), getattr(self, name), low)
         for name in ("rmsprop_epsilon", "adam_epsilon", "stall_seconds"):
-            check_positive(name, getattr(self, name))
-        check_not_negative("gpus_per_worker", self.gpus_per_worker)
+            check_positive(flag(name), getattr(self, name))
+        check_not_negative("--gpus-per-worker", self.gpus_per_worker)
         for name in ("gae_lambda", "rmsprop_decay"):
-            check_fraction(name, getattr(self, name))
-        check_known("head_on", self.head_on, ("actor", "critic", "both"))
-        check_known("optimizer", self.optimizer, ("rmsprop", "adam", "amsgrad"))
-        check_known("precision", self.precision, ("auto", "fp32", "bf16"))
+            check_fraction(flag(name), getattr(self, name))
+        check_known("--optimizer", self.optimizer, ("rmsprop", "adam", "amsgrad"))
+        check_known("--precision", self.precision, ("auto", "fp32", "bf16"))
         if self.deterministic and self.workers:
             raise ValueError(
                 f"--deterministic needs --workers 0, but --workers is {self.workers}: asynchronous workers push in any order"
             )
-        return settings
 
     def learning_rate_at(self, env_steps: int) -> float:
         """After so many agent steps of the run."""
@@ -90,7 +86,3 @@ class A3CConfig(ActorCriticConfig):
     def _left(self, env_steps: int) -> float:
         """The share of total_steps that is yet to come."""
         return max(0.0, 1 - env_steps / self.total_steps)
-
-    def policy(self) -> "A3CConfig":
-        """What a checkpoint carries for those who play its policy."""
-        return self

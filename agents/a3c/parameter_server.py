@@ -16,10 +16,9 @@ from agents.a3c.messages import Report, Start, Weights
 from agents.a3c.optimizers import build_optimizer
 from agents.actor_critic.config import RECENT_EPISODES
 from agents.actor_critic.diagnostics import means
-from agents.actor_critic.network import build_policy
+from agents.actor_critic.network import build_network
 from agents.actor_critic.training import Metrics, Snapshot
 from agents.errors import TrainingError
-from envs.atari import action_count, resolve
 
 
 class ParameterServer:
@@ -31,7 +30,7 @@ class ParameterServer:
     def __init__(self, config: A3CConfig, snapshot: Snapshot | None = None):
         self.config = config
         torch.manual_seed(config.seed)
-        self.network = build_policy(config, action_count(resolve(config.env).rom))
+        self.network = build_network(config)
         self.flat = nn.Parameter(flatten_parameters(self.network)[0])
         self.optimizer = build_optimizer(config, self.flat)
         self.env_steps = self.updates = self.episodes = 0

@@ -1,7 +1,8 @@
 """Named settings of A3C runs, which single flags override."""
 
 from agents.a3c.config import A3CConfig
-from agents.layer_settings import NeurocoderSettings, check_known
+from neurocoder.checks import check_known
+from neurocoder.settings import NeurocoderSettings
 
 PRESETS = {
     "paper": A3CConfig(),
@@ -19,5 +20,5 @@ PRESETS = {
 
 def preset(name: str) -> A3CConfig:
     """The settings of that name. ValueError, in one line, if there are none."""
-    check_known("preset", name, tuple(PRESETS))
+    check_known("--preset", name, tuple(PRESETS))
     return PRESETS[name]

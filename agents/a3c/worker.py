@@ -19,7 +19,7 @@ from agents.a3c.messages import Report, Start
 from agents.a3c.precision import PRECISIONS, choose_precision, node_kind
 from agents.a3c.returns import generalised_advantages
 from agents.actor_critic.diagnostics import describe_rollout
-from agents.actor_critic.network import build_policy
+from agents.actor_critic.network import build_network
 from agents.freed_memory import keep_freed_memory
 from envs.atari import AtariGames, Episode, action_names
 from neurocoder import NeurocoderLinear, auxiliary_loss
@@ -68,7 +68,7 @@ class RolloutWorker:
         self.device = torch.device("cuda" if config.gpus_per_worker else "cpu")
         settings = config.game()
         self.actions = action_names(settings.rom)
-        self.network = build_policy(config, len(self.actions)).to(self.device)
+        self.network = build_network(config).to(self.device)
         self.weights, self.gradient = flatten_parameters(self.network)
         self.set_precision(precision or choose_precision(self.network, config))
         self.generator = torch.Generator(self.device).manual_seed(config.seed * 1000 + index)

@@ -1,21 +1,16 @@
 """The network of an Atari policy."""
 
-from dataclasses import asdict
-
 from torch import nn
 
-from agents.a3c.config import A3CConfig
-from neurocoder import OutputLayer, output_layer
+from agents.actor_critic.config import PolicySettings
+from envs.atari import action_count
 from neurocoder.networks.conv_lstm import ConvLSTM
+from neurocoder.output_layers import OutputLayer, configured_layer
 
 
-def build_policy(config: A3CConfig, actions: int) -> ConvLSTM:
-    """The actor-critic with the configured head, weights drawn from torch's global generator."""
-    settings = {"mlp": {}, "hypernet": asdict(config.hypernet), "neurocoder": asdict(config.neurocoder)}
-    head = output_layer(config.head, **settings[config.head])
-    plain: OutputLayer = nn.Linear
-    return ConvLSTM(
-        actions,
-        actor=head if config.head_on in ("actor", "both") else plain,
-        critic=head if config.head_on in ("critic", "both") else plain,
-    )
+def build_network(settings: PolicySettings) -> ConvLSTM:
+    """The actor-critic for the game and with the output layers of these settings. torch's global generator draws the weights."""
+    layer, plain = configured_layer(settings.head, settings), nn.Linear
+    actor: OutputLayer = layer if settings.head_on in ("actor", "both") else plain
+    critic: OutputLayer = layer if settings.head_on in ("critic", "both") else plain
+    return ConvLSTM(action_count(settings.game().rom), actor=actor, critic=critic)

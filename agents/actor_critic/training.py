@@ -35,8 +35,39 @@ class Snapshot:
         """Over the last 20 games; None before the first has ended."""
         return float(np.mean(self.recent_returns)) if self.recent_returns else None
 
+    def parts(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """What a checkpoint holds: tensors by group and name, and plain values."""
+        tensors = {
+            "parameters": self.parameters,
+            "optimizer": self.optimizer,
+            "random_states": self.random_states,
+        }
+        state = {
+            "env_steps": self.env_steps,
+            "updates": self.updates,
+            "episodes": self.episodes,
+            "recent_returns": self.recent_returns,
+            "mean_return": self.mean_return,
+            "precisions": self.precisions,
+        }
+        return tensors, state
+
+    @classmethod
+    def from_parts(cls, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Self:
+        """The inverse of `parts`. Raises KeyError if something is missing."""
+        return cls(
+            env_steps=step,
+            updates=state["updates"],
+            episodes=state["episodes"],
+            recent_returns=state["recent_returns"],
+            parameters=tensors["parameters"],
+            optimizer=tensors["optimizer"],
+            random_states=tensors["random_states"],
+            precisions=state.get("precisions", {}),
+        )
+
     def map(self, function: Callable[[Any], Any]) -> "Snapshot":
-        """With `function` of every tensor of the parameters and the optimiser."""
+        """Applies `function` to every tensor of the parameters and the optimiser."""
         return replace(
             self,
             parameters={name: function(tensor) for name, tensor in self.parameters.items()},

@@ -4,17 +4,11 @@ Nothing heavy is imported here, so that a command line can be checked at once.
 """
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from agents.layer_settings import (
-    LayerSettings,
-    NeurocoderSettings,
-    StoredProgramSettings,
-    check_at_least,
-    check_known,
-    check_not_negative,
-    check_positive,
-)
+from agents.flags import flag
+from neurocoder.checks import check_at_least, check_known, check_not_negative, check_positive
+from neurocoder.settings import LayerSettings, NeurocoderSettings, StoredProgramSettings
 
 BENCHMARKS = {"split-mnist": "mnist", "split-cifar10": "cifar10", "split-cifar100": "cifar100"}
 """And the data set that each is made of."""
@@ -59,11 +53,11 @@ class ContinualSettings(LayerSettings):
     def check(self) -> None:
         """ValueError, in one line, for the first field out of range."""
         for name in ("hidden", "epochs", "batch_size"):
-            check_at_least(name, getattr(self, name), 1)
-        check_known("adapt", self.adapt, ("all", "hidden", "heads"))
-        check_positive("learning_rate", self.learning_rate)
-        check_not_negative("strength", self.strength)
-        super().check()
+            check_at_least(flag(name), getattr(self, name), 1)
+        check_known("--adapt", self.adapt, ("all", "hidden", "heads"))
+        check_positive("--learning-rate", self.learning_rate)
+        check_not_negative("--strength", self.strength)
+        self.check_layers(flag)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,24 +78,19 @@ class ContinualConfig(ContinualSettings):
     def check(self) -> None:
         """ValueError, in one line, for the first field out of range or a combination that cannot be."""
         check_known("benchmark", self.benchmark, BENCHMARKS)
-        check_known("scenario", self.scenario, SCENARIOS)
-        check_known("method", self.method, METHODS)
-        check_known("layer", self.layer, LAYERS)
+        check_known("--scenario", self.scenario, SCENARIOS)
+        check_known("--method", self.method, METHODS)
+        check_known("--layer", self.layer, LAYERS)
         if self.strength and self.method not in STRENGTHS:
             raise ValueError(
                 f"--strength {self.strength}: {self.method} has no penalty; it is for {', '.join(STRENGTHS)}"
             )
         for seed in self.seeds:
-            check_at_least("seed", seed, 0)
+            check_at_least("--seed", seed, 0)
         super().check()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`, also by way of JSON, which has lists for tuples. KeyError, TypeError for other fields."""
-        return super().from_dict(fields | {"seeds": tuple(fields["seeds"])})
 
 
 def preset(benchmark: str, *, scenario: str, method: str, layer: str, name: str = "best") -> ContinualConfig:
@@ -114,9 +103,9 @@ def preset(benchmark: str, *, scenario: str, method: str, layer: str, name: str 
     Raises:
         ValueError: in one line, a name that is not known.
     """
-    check_known("method", method, METHODS)
-    check_known("scenario", scenario, SCENARIOS)
-    check_known("preset", name, PRESETS)
+    check_known("--method", method, METHODS)
+    check_known("--scenario", scenario, SCENARIOS)
+    check_known("--preset", name, PRESETS)
     best = name == "best" and layer in ("neurocoder", "lowrank")
     strengths = STRENGTHS.get(method, (0.0, 0.0, 0.0))
     config = ContinualConfig(

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from agents.continual.config import ContinualConfig
-from agents.layer_settings import layer_factory
 from neurocoder import OutputLayer, auxiliary_loss
+from neurocoder.output_layers import configured_layer
 
 
 class MultiHeadMLP(nn.Module):
@@ -44,8 +44,8 @@ def build_network(config: ContinualConfig, features: int, classes: int, heads: i
     says so.
     """
     chosen, plain = (
-        layer_factory(config.layer, config, bias=config.bias),
-        layer_factory("mlp", config, bias=config.bias),
+        configured_layer(config.layer, config, bias=config.bias),
+        configured_layer("mlp", config, bias=config.bias),
     )
     adapted_head = config.layer != "mlp" and config.adapt != "hidden"
     depth = 2 if config.benchmark == "split-mnist" else 3
@@ -54,7 +54,7 @@ def build_network(config: ContinualConfig, features: int, classes: int, heads: i
         classes,
         heads,
         hidden_layer=plain if config.adapt == "heads" else chosen,
-        head=chosen if adapted_head else layer_factory("mlp", config),
+        head=chosen if adapted_head else configured_layer("mlp", config),
     )
 
 

@@ -1,12 +1,11 @@
 """Settings of a run with RLlib's learners. Nothing heavy is imported here."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar
 
-from agents.a3c.config import A3CConfig
 from agents.actor_critic.config import ActorCriticConfig
-from agents.layer_settings import check_at_least, check_known, check_not_negative
-from envs.atari import AtariSettings
+from agents.flags import flag
+from neurocoder.checks import check_at_least, check_known, check_not_negative
 
 ALGORITHMS = ("impala", "appo", "ppo")
 
@@ -16,6 +15,7 @@ class RLlibConfig(ActorCriticConfig):
     """One run. All other settings are RLlib's defaults."""
 
     key: ClassVar[str] = "rllib"
+    fixed: ClassVar[tuple[str, ...]] = (*ActorCriticConfig.fixed, "algo")
 
     algo: str = "impala"
     """impala, appo or ppo."""
@@ -30,16 +30,11 @@ class RLlibConfig(ActorCriticConfig):
     batch_size: int = 320
     """Steps an update learns from, for each learner."""
     learning_rate: float = 4e-4
-    """Of Adam."""
+    """Learning rate of Adam."""
 
-    def check(self) -> AtariSettings:
-        settings = super().check()
-        check_known("algo", self.algo, ALGORITHMS)
+    def check(self) -> None:
+        super().check()
+        check_known("--algo", self.algo, ALGORITHMS)
         for name, low in dict(env_runners=0, envs_per_runner=1, learners=0, batch_size=1).items():
-            check_at_least(name, getattr(self, name), low)
-        check_not_negative("gpus_per_learner", self.gpus_per_learner)
-        return settings
-
-    def policy(self) -> A3CConfig:
-        """The same policy's settings as an A3C run's, which its checkpoints carry."""
-        return A3CConfig(**{field.name: getattr(self, field.name) for field in fields(ActorCriticConfig)})
+            check_at_least(flag(name), getattr(self, name), low)
+        check_not_negative("--gpus-per-learner", self.gpus_per_learner)

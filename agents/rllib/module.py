@@ -1,6 +1,6 @@
 """The A3C policy in RLlib: the same network class, the same state dict, trained by RLlib's learners.
 
-    config.rl_module(rl_module_spec=RLModuleSpec(NeurocoderRLModule, model_config={"a3c": A3CConfig(...).to_dict()}))
+    config.rl_module(rl_module_spec=RLModuleSpec(NeurocoderRLModule, model_config={"policy": PolicySettings(...).to_dict()}))
     config.training(learner_class=LEARNERS["impala"])
 
 The learners add the network's auxiliary loss (the Neurocoder's orthogonality) to RLlib's. Of every update they log what A3C tells of
@@ -28,11 +28,11 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
 
-from agents.a3c.config import A3CConfig
 from agents.a3c.loss import actor_critic_losses
 from agents.a3c.worker import BLOCKS
+from agents.actor_critic.config import PolicySettings
 from agents.actor_critic.diagnostics import describe_rollout
-from agents.actor_critic.network import build_policy
+from agents.actor_critic.network import build_network
 from neurocoder import auxiliary_loss
 from neurocoder.networks.conv_lstm import HIDDEN, ConvLSTM
 
@@ -42,12 +42,11 @@ SCALARS = "scalars"
 class NeurocoderRLModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI):
     """`ConvLSTM` for frames (1, 80, 80) uint8 and discrete actions.
 
-    `model_config["a3c"]` holds the settings of its head, as from `A3CConfig.to_dict`; `model_config["max_seq_len"]` is RLlib's.
+    `model_config["policy"]` holds what `PolicySettings.to_dict` gives; `model_config["max_seq_len"]` is RLlib's.
     """
 
     def setup(self) -> None:
-        config = A3CConfig.from_dict(self.model_config["a3c"])
-        self.policy = build_policy(config, int(self.action_space.n))
+        self.policy = build_network(PolicySettings.from_dict(self.model_config["policy"]))
 
     def get_initial_state(self) -> dict[str, np.ndarray]:
         return {name: np.zeros(HIDDEN, dtype=np.float32) for name in ("h", "c")}

@@ -138,7 +138,7 @@ class RLlibTraining(Training):
 
 def algorithm_config(config: RLlibConfig) -> AlgorithmConfig:
     """RLlib's configuration of such a run."""
-    settings, policy = config.game(), config.policy()
+    settings = config.game()
     register_env("neurocoder-atari", lambda _: AtariGame(settings, reward_clip=config.reward_clip))
     algorithm = (
         CONFIGS[config.algo]()
@@ -153,7 +153,7 @@ def algorithm_config(config: RLlibConfig) -> AlgorithmConfig:
         .rl_module(
             rl_module_spec=RLModuleSpec(
                 module_class=NeurocoderRLModule,
-                model_config={"a3c": policy.to_dict(), "max_seq_len": config.rollout_steps},
+                model_config={"policy": config.policy().to_dict(), "max_seq_len": config.rollout_steps},
             )
         )
         .training(

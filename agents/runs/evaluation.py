@@ -10,8 +10,8 @@ import torch
 
 from agents.actor_critic.play import play
 from agents.runs.checkpoints import load_checkpoint
+from agents.runs.policy import to_policy
 from agents.runs.score_statistics import interquartile_mean, stratified_bootstrap_interval
-from agents.runs.snapshots import to_policy
 from envs.atari_scores import human_normalised_score
 
 
@@ -34,7 +34,7 @@ def evaluate(
         CheckpointError: damaged, or not an A3C policy.
     """
     loaded = load_checkpoint(checkpoint)
-    policy, config = to_policy(loaded)
+    policy, settings = to_policy(loaded)
     if sticky is not None:
         policy.settings = replace(policy.settings, sticky=sticky)
     if life_loss_terminates is not None:
@@ -56,8 +56,8 @@ def evaluate(
     mean = float(np.mean(scores))
     return {
         "run": str(checkpoint),
-        "env": config.env,
-        "head": config.head,
+        "env": settings.env,
+        "head": settings.head,
         "env_steps": loaded.state["env_steps"],
         "episode_returns": scores,
         "episode_lengths": [game.length for game in games],

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agents.a3c.config import A3CConfig
+from agents.actor_critic.config import ActorCriticConfig
 from agents.actor_critic.training import Metrics, Training
 from agents.runs.best import score
 from agents.runs.checkpoints import CheckpointError, amend_state, prune_checkpoints
@@ -15,7 +15,7 @@ from agents.runs.evaluator import EvaluationFailed, Evaluator
 from agents.runs.folder import RunFolder, software_versions, write_json_atomically
 from agents.runs.progress import GamesProgress, Progress
 from agents.runs.recording import Recording
-from agents.runs.snapshots import save
+from agents.runs.snapshots import save_snapshot
 
 LOOK_EVERY = 1.0  # seconds
 LAST_EVALUATIONS = 3  # whose mean is the score of a run
@@ -28,26 +28,24 @@ class Recorder:
     def __init__(
         self,
         folder: RunFolder,
-        settings: dict[str, Any],
-        policy: A3CConfig,
+        config: ActorCriticConfig,
         recording: Recording,
         *,
         env_steps: int,
         on_ray: bool,
     ):
-        """`settings`: of the run, for people. `policy`: for those who play it. `env_steps`: where the run starts from. `on_ray`:
-        evaluate in a Ray actor beside the run, not in this process."""
-        settings_of_game = policy.game()
-        self.folder, self.policy, self.recording = folder, policy, recording
-        self.software = software_versions()  # now: the checkout may move on while a run goes
-        self.progress = Progress(
-            policy.total_steps, frame_skip=settings_of_game.frame_skip, env_steps=env_steps
-        )
-        self.curves = Curves(
-            folder.path, frame_skip=settings_of_game.frame_skip, env_steps=env_steps, warn=self._warn
-        )
-        self.curves.describe(settings)
-        self.evaluator = Evaluator(games=recording.evaluate_games, seed=policy.seed, on_ray=on_ray)
+        """
+        Args:
+            env_steps: the step count that the run starts from.
+            on_ray: evaluate in a Ray actor beside the run, not in this process.
+        """
+        frame_skip = config.game().frame_skip
+        self.folder, self.config, self.recording = folder, config, recording
+        self.software = software_versions()  # now, because the checkout may change while a run trains
+        self.progress = Progress(config.total_steps, frame_skip=frame_skip, env_steps=env_steps)
+        self.curves = Curves(folder.path, frame_skip=frame_skip, env_steps=env_steps, warn=self._warn)
+        self.curves.describe(config.to_dict())
+        self.evaluator = Evaluator(games=recording.evaluate_games, seed=config.seed, on_ray=on_ray)
         self.evaluations = [each for each in read_evaluations(folder.path) if each["env_steps"] <= env_steps]
         self.metrics: Metrics | None = None
         self.env_steps, self.precisions = env_steps, dict[str, str]()
@@ -79,7 +77,14 @@ class Recorder:
         snapshot = training.snapshot()
         self.next_checkpoint = snapshot.env_steps + self.recording.checkpoint_every
         try:
-            path = save(self.folder.checkpoints, snapshot, self.policy, self.software)
+            path = save_snapshot(
+                self.folder.checkpoints,
+                snapshot.env_steps,
+                snapshot,
+                agent="a3c",
+                config=self.config.to_dict(),
+                software=self.software,
+            )
             for each in self.evaluations:
                 if each["env_steps"] == snapshot.env_steps:  # of the checkpoint that this one replaces
                     amend_state(path, evaluation=_brief(each))
@@ -131,7 +136,6 @@ class Recorder:
         return result
 
     def close(self) -> None:
-        self.evaluator.close()
         self.curves.close()
 
     def _evaluation_is_due(self) -> bool:

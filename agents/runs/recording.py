@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from agents.layer_settings import check_at_least
+from agents.flags import flag
+from neurocoder.checks import check_at_least
 
 
 @dataclass(frozen=True)
@@ -24,4 +25,4 @@ class Recording:
         """ValueError, in one line, for a setting out of range."""
         lowest = dict(checkpoint_every=1, keep=1, evaluate_every=0, evaluate_games=1, evaluate_episodes=0)
         for name, low in lowest.items():
-            check_at_least(name, getattr(self, name), low)
+            check_at_least(flag(name), getattr(self, name), low)

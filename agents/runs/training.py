@@ -9,19 +9,16 @@ result = train(A3CConfig(env="Pong", total_steps=100_000), "runs/mine")
 import json
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.a3c import start_training
-from agents.a3c.config import A3CConfig
 from agents.actor_critic.training import Metrics, Snapshot
 from agents.errors import TrainingError
-from agents.rllib.config import RLlibConfig
+from agents.runs.atari_run import AtariRun, Config
 from agents.runs.checkpoints import list_checkpoints, load_newest
 from agents.runs.folder import RunFolder, software_versions, write_json_atomically
-from agents.runs.recorder import Recorder
 from agents.runs.recording import Recording
 from agents.runs.snapshots import to_snapshot
 from agents.runs.transfer import start_from
@@ -49,7 +46,7 @@ class RunResult:
 
 
 def train(
-    config: A3CConfig | RLlibConfig,
+    config: Config,
     folder: str | Path,
     callback: Callback | None = None,
     *,
@@ -77,70 +74,57 @@ def train(
     recording.check()
     if resume and weights_of is not None:
         raise ValueError("resume and weights_of cannot both be given: a resumed run has weights of its own")
+    callback = callback or (lambda *_: None)
     snapshot = None
     if weights_of is not None:
-        snapshot, lines = start_from(Path(weights_of), config.policy())
+        snapshot, lines = start_from(Path(weights_of), config)
         print("\n".join(lines), flush=True)
-    with (RunFolder.open if resume else RunFolder.create)(Path(folder)) as run:
+    with (RunFolder.open if resume else RunFolder.create)(Path(folder)) as run_folder:
         if resume:
-            snapshot = restore(run, config.total_steps)
-        return _train(config, run, snapshot, callback or (lambda *_: None), recording, weights_of, address)
-
-
-def _train(
-    config: A3CConfig | RLlibConfig,
-    run: RunFolder,
-    snapshot: Snapshot | None,
-    callback: Callback,
-    recording: Recording,
-    weights_of: str | Path | None,
-    address: str | None,
-) -> RunResult:
-    print(f"run folder {run.path}   curves: tensorboard --logdir {run.path.parent}")
-    print(f"one step is {config.game().frame_skip} emulator frames", flush=True)
-    failure: TrainingError | None = None
-    with start_training(config, snapshot, address=address) as training:
-        stopped = bool(callback(snapshot.env_steps if snapshot else 0, None))
-        describe(run, config, recording, weights_of)
-        recorder = Recorder(
-            run,
-            config.to_dict(),
-            config.policy(),
-            recording,
-            env_steps=snapshot.env_steps if snapshot else 0,
-            on_ray=training.on_ray,
-        )
-        with closing(recorder):
-            try:
-                while not training.finished and not stopped:
-                    training.advance()
-                    metrics = recorder.look(training)
-                    if metrics is not None:
-                        stopped = bool(callback(metrics.env_steps, metrics))
-            except TrainingError as error:
-                failure = error
-            try:
-                checkpoint = recorder.finish(training)
-            except TrainingError as error:  # its state is lost
-                raise failure or error from error
-            if failure is not None:
-                raise failure
-            if checkpoint is None:
-                raise TrainingError(f"{run.path}: the last checkpoint could not be written; make room")
-            while recorder.evaluating and not stopped:
-                recorder.take_evaluation(timeout=1.0)
-                stopped = bool(callback(recorder.env_steps, recorder.metrics))
-            training.close()
-            stopped = bool(callback(recorder.env_steps, None)) or stopped
+            snapshot = restore(run_folder, config.total_steps)
+        print(f"run folder {run_folder.path}   curves: tensorboard --logdir {run_folder.path.parent}")
+        print(f"one step is {config.game().frame_skip} emulator frames", flush=True)
+        with AtariRun(run_folder, config, recording, snapshot, address=address) as run:
+            stopped = bool(callback(run.recorder.env_steps, None))
+            describe(run_folder, config, recording, weights_of)
+            stopped = _train(run, callback) if not stopped else True
+            checkpoint = run.finish()
+            stopped = stopped or _await_evaluation(run, callback)
+            run.stop_training()
+            stopped = bool(callback(run.recorder.env_steps, None)) or stopped
             evaluation = None
             if recording.evaluate_episodes and not stopped:
-                evaluation = recorder.evaluate_last(checkpoint)
-    return RunResult(run.path, checkpoint, recorder.env_steps, stopped, evaluation)
+                evaluation = run.recorder.evaluate_last(checkpoint)
+    return RunResult(run_folder.path, checkpoint, run.recorder.env_steps, stopped, evaluation)
+
+
+def _train(run: AtariRun, callback: Callback) -> bool:
+    """Trains to the end. Returns True if the callback stopped the run. Whatever fails, what was learnt is saved first."""
+    try:
+        while not run.finished:
+            metrics = run.advance()
+            if metrics is not None and callback(metrics.env_steps, metrics):
+                return True
+    except TrainingError:
+        with suppress(TrainingError):  # its state may be lost, too
+            run.finish()
+        raise
+    return False
+
+
+def _await_evaluation(run: AtariRun, callback: Callback) -> bool:
+    """Waits for the evaluation under way. Returns True if the callback stopped the run."""
+    recorder = run.recorder
+    while recorder.evaluating:
+        recorder.take_evaluation(timeout=1.0)
+        if callback(recorder.env_steps, recorder.metrics):
+            return True
+    return False
 
 
 def describe(
     run: RunFolder,
-    config: A3CConfig | RLlibConfig,
+    config: Config,
     recording: Recording,
     weights_of: str | Path | None = None,
 ) -> None:
@@ -164,7 +148,7 @@ def restore(run: RunFolder, total_steps: int) -> Snapshot:
         raise ValueError(
             f"--resume {run.path}: it has no checkpoint yet; restart it with --run-dir {run.path}"
         )
-    snapshot = to_snapshot(load_newest(run.checkpoints, warn=_warn))
+    snapshot = to_snapshot(Snapshot, load_newest(run.checkpoints, warn=_warn))
     if snapshot.env_steps >= total_steps:
         raise ValueError(
             f"{run.path} has taken {snapshot.env_steps:,} of its {total_steps:,} steps; "

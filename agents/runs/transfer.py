@@ -4,18 +4,18 @@ from pathlib import Path
 
 import torch
 
-from agents.a3c.config import A3CConfig
-from agents.actor_critic.network import build_policy
+from agents.actor_critic.config import ActorCriticConfig, PolicySettings
+from agents.actor_critic.network import build_network
 from agents.actor_critic.training import Snapshot
 from agents.runs.best import find_checkpoints
 from agents.runs.checkpoints import Checkpoint, CheckpointError, load_checkpoint
+from agents.runs.policy import policy_settings
 from agents.runs.snapshots import to_snapshot
-from envs.atari import action_count
 
 HEADS = ("actor", "critic")
 
 
-def start_from(run: Path, config: A3CConfig) -> tuple[Snapshot, list[str]]:
+def start_from(run: Path, config: ActorCriticConfig) -> tuple[Snapshot, list[str]]:
     """The first snapshot of a run that has the weights of another one.
 
     An output layer that has another kind or size there starts with fresh weights. All counters and statistics are zero.
@@ -29,18 +29,17 @@ def start_from(run: Path, config: A3CConfig) -> tuple[Snapshot, list[str]]:
     Raises:
         ValueError: no checkpoint there, none that can be used, or a network that differs in more than its output layers.
     """
-    source = _newest(run)
-    theirs = to_snapshot(source).parameters
+    source, settings = _newest(run)
+    theirs = source.tensors["parameters"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        ours = build_policy(config, action_count(config.game().rom)).state_dict()
+        ours = build_network(config).state_dict()
     fresh = [head for head in HEADS if _shapes(theirs, head) != _shapes(ours, head)]
     taken = {name: tensor for name, tensor in ours.items() if name.partition(".")[0] not in fresh}
     for name, tensor in taken.items():
         if name not in theirs or theirs[name].shape != tensor.shape:
             raise ValueError(f"{source.path}: its network has no {name} of shape {tuple(tensor.shape)}")
-    game = source.state["config"]["env"]
-    lines = [f"starting from the weights of {source.path} ({game}, {source.step:,} steps)"]
+    lines = [f"starting from the weights of {source.path} ({settings.env}, {source.step:,} steps)"]
     lines += [f"the {head} starts with fresh weights: {_describe(theirs, ours, head)}" for head in fresh]
     snapshot = Snapshot(
         env_steps=0,
@@ -54,17 +53,16 @@ def start_from(run: Path, config: A3CConfig) -> tuple[Snapshot, list[str]]:
     return snapshot, lines
 
 
-def _newest(run: Path) -> Checkpoint:
+def _newest(run: Path) -> tuple[Checkpoint, PolicySettings]:
     errors = []
     for path in find_checkpoints(run, best=False):
         try:
             checkpoint = load_checkpoint(path)
-            to_snapshot(checkpoint)
-            A3CConfig.from_dict(checkpoint.state["config"])
-            return checkpoint
-        except (CheckpointError, AttributeError, KeyError, TypeError) as error:
+            to_snapshot(Snapshot, checkpoint)
+            return checkpoint, policy_settings(checkpoint)
+        except CheckpointError as error:
             errors.append(error)
-    raise ValueError(f"{run} has no checkpoint that can be used: {' '.join(str(errors[0]).split())}")
+    raise ValueError(f"{run} has no checkpoint that can be used: {errors[0]}")
 
 
 def _shapes(parameters: dict[str, torch.Tensor], head: str) -> dict[str, torch.Size]:

@@ -6,15 +6,9 @@ Nothing heavy is imported here, so that a command line can be checked at once.
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from agents.layer_settings import (
-    LAYERS,
-    LayerSettings,
-    check_at_least,
-    check_known,
-    check_not_negative,
-    check_positive,
-    flag,
-)
+from agents.flags import flag
+from neurocoder.checks import check_at_least, check_known, check_not_negative, check_positive
+from neurocoder.settings import LAYERS, LayerSettings
 
 NETWORKS = {
     "mnist": ("linear", "mlp"),
@@ -94,11 +88,11 @@ class SupervisedConfig(SupervisedSettings):
         """ValueError, in one line, for the first field out of range or a combination that cannot be."""
         check_known("task", self.task, NETWORKS)
         if self.network not in NETWORKS[self.task]:
-            check_known("network", self.network, sorted({n for names in NETWORKS.values() for n in names}))
+            check_known("--network", self.network, sorted({n for names in NETWORKS.values() for n in names}))
             raise ValueError(
                 f"--network {self.network} cannot learn {self.task}; its networks are {', '.join(NETWORKS[self.task])}"
             )
-        check_known("layer", self.layer, LAYERS)
+        check_known("--layer", self.layer, LAYERS)
         for name in (
             "adapted",
             "projection",
@@ -108,10 +102,10 @@ class SupervisedConfig(SupervisedSettings):
             "tasks_per_sequence",
             "batch_size",
         ):
-            check_at_least(name, getattr(self, name), 1)
-        check_at_least("seed", self.seed, 0)
+            check_at_least(flag(name), getattr(self, name), 1)
+        check_at_least("--seed", self.seed, 0)
         for name, value in (("epochs", self.epochs), ("steps", self.steps)):
-            check_at_least(name, value, 1)
+            check_at_least(flag(name), value, 1)
         if self.epochs is None and self.steps is None:
             raise ValueError("neither --epochs nor --steps is given; say how long to train")
         if self.epochs is not None and self.task not in IMAGES:
@@ -127,16 +121,16 @@ class SupervisedConfig(SupervisedSettings):
             raise ValueError(f"--augment is for CIFAR's images, not for {self.task}")
         if self.points % self.pieces:
             raise ValueError(f"--points {self.points} cannot be split into {self.pieces} equal --pieces")
-        check_known("scale", self.scale, ("chunk", "sequence", "raw"))
-        check_known("optimizer", self.optimizer, ("adam", "sgd", "rmsprop"))
-        check_known("precision", self.precision, ("fp32", "bf16"))
-        check_positive("learning_rate", self.learning_rate)
-        check_not_negative("weight_decay", self.weight_decay)
+        check_known("--scale", self.scale, ("chunk", "sequence", "raw"))
+        check_known("--optimizer", self.optimizer, ("adam", "sgd", "rmsprop"))
+        check_known("--precision", self.precision, ("fp32", "bf16"))
+        check_positive("--learning-rate", self.learning_rate)
+        check_not_negative("--weight-decay", self.weight_decay)
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"{flag('momentum')} is {self.momentum}; it must be from 0 to below 1")
+            raise ValueError(f"--momentum is {self.momentum}; it must be from 0 to below 1")
         if self.gradient_value_clip is not None:
-            check_positive("gradient_value_clip", self.gradient_value_clip)
-        super().check()
+            check_positive("--gradient-value-clip", self.gradient_value_clip)
+        self.check_layers(flag)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

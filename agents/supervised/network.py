@@ -3,7 +3,6 @@
 import torch
 from torch import nn
 
-from agents.layer_settings import layer_factory
 from agents.supervised.config import SupervisedConfig
 from envs.images import DATA_SETS
 from neurocoder.networks.densenet import DenseNet
@@ -11,12 +10,13 @@ from neurocoder.networks.gru import GRURegressor
 from neurocoder.networks.lenet import LeNet
 from neurocoder.networks.mlp import MLP
 from neurocoder.networks.ntm import NTM
+from neurocoder.output_layers import configured_layer
 from neurocoder.random_projection import RandomProjection
 
 
 def build_network(config: SupervisedConfig) -> nn.Module:
     """The network with the configured layer, weights drawn from torch's global generator."""
-    layer = layer_factory(config.layer, config, bias=config.bias)
+    layer = configured_layer(config.layer, config, bias=config.bias)
     if config.network == "gru":
         return GRURegressor(2, config.hidden, output_layer=layer)
     if config.network == "ntm":

@@ -6,16 +6,16 @@ here what was chosen.
 
 from dataclasses import replace
 
-from agents.layer_settings import (
+from agents.supervised.config import NETWORKS, SupervisedConfig
+from neurocoder.checks import check_known
+from neurocoder.settings import (
     LAYERS,
     FiLMSettings,
     HyperNetSettings,
     MixtureOfExpertsSettings,
     NeurocoderSettings,
     StoredProgramSettings,
-    check_known,
 )
-from agents.supervised.config import NETWORKS, SupervisedConfig
 
 PRESETS = {"polynomials": ("single-step", "multi-step")}
 """Tasks with more than one Neurocoder in Table 6, the default first."""
@@ -46,12 +46,12 @@ def preset(task: str, *, network: str | None = None, layer: str, name: str | Non
         ValueError: in one line, a name that is not known or a combination that cannot be.
     """
     check_known("task", task, NETWORKS)
-    check_known("layer", layer, LAYERS)
+    check_known("--layer", layer, LAYERS)
     network = network or NETWORKS[task][0]
     if name is not None:
         if task not in PRESETS:
             raise ValueError(f"--preset {name}: {task} has but one; presets are for {', '.join(PRESETS)}")
-        check_known("preset", name, PRESETS[task])
+        check_known("--preset", name, PRESETS[task])
     config = SupervisedConfig(task=task, network=network, layer=layer)
     match task:
         case "mnist":

@@ -17,7 +17,7 @@ from agents.supervised.cuda_graphs import Differentiate, GraphedGradients, can_b
 from agents.supervised.network import build_network
 from agents.supervised.tasks import Task, build_task
 from neurocoder import auxiliary_loss
-from neurocoder.parameter_counts import parameter_count
+from neurocoder.output_layers import parameter_count
 
 RECORD_EVERY = 100  # steps, at most, between two records
 

@@ -15,6 +15,7 @@ from agents.runs.best import find_checkpoints
 from agents.runs.checkpoints import list_checkpoints
 from agents.runs.folder import default_run_path
 from agents.runs.recording import Recording
+from agents.stored_settings import read_settings
 from launch.command_line.errors import check_address, fail
 from launch.command_line.interruption import Interruption
 from launch.evaluate import show
@@ -69,8 +70,6 @@ class Command:
     """As typed: python -m launch.train."""
     key: str
     """Of its settings in config.json."""
-    fixed: tuple[str, ...]
-    """Settings that decide the shape of what a checkpoint holds: a resumed run keeps them."""
 
     def parse(self, kind: type[Arguments], argv: list[str], description: str | None) -> Arguments:
         """The arguments, checked; with --resume, the run's own settings are the defaults."""
@@ -83,7 +82,7 @@ class Command:
                 kind, args=argv, default=defaults, prog=self.program, description=description
             )
             if resume is not None:
-                for name in self.fixed:
+                for name in arguments.config.fixed:
                     before, now = getattr(defaults.config, name), getattr(arguments.config, name)
                     if before != now:
                         raise ValueError(
@@ -103,9 +102,7 @@ class Command:
             return replace(
                 arguments,
                 config=type(arguments.config).from_dict(saved[self.key]),
-                recording=Recording(
-                    **{name: int(value) for name, value in dict(saved.get("run", {})).items()}
-                ),
+                recording=read_settings(Recording, saved.get("run", {})),
             )
         except FileNotFoundError as error:
             raise ValueError(f"--resume {run}: not the folder of a run, it has no config.json") from error

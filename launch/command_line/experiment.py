@@ -17,11 +17,12 @@ from typing import Any, TypeVar
 import tyro
 
 from agents.errors import TrainingError
-from agents.layer_settings import LayerSettings, check_at_least, check_known, check_not_negative
 from agents.runs.folder import RunFolder, software_versions, write_json_atomically
 from launch.command_line.errors import check_address, fail, has_gpu, require_gpu
 from launch.command_line.interruption import Interruption
 from launch.experiments.ray_tasks import RESULT, Execute, run_here, run_on_ray
+from neurocoder.checks import check_at_least, check_known, check_not_negative
+from neurocoder.settings import LayerSettings
 
 Config = TypeVar("Config", bound=LayerSettings)
 
@@ -53,8 +54,8 @@ class Placement:
 
     def resolve_device(self) -> str:
         """cpu or cuda. ValueError for another, or for a GPU where there is none."""
-        check_known("device", self.device, ("auto", "cpu", "cuda"))
-        check_not_negative("gpus_per_run", self.gpus_per_run)
+        check_known("--device", self.device, ("auto", "cpu", "cuda"))
+        check_not_negative("--gpus-per-run", self.gpus_per_run)
         if self.address is not None:  # this machine may have no GPU where the cluster's nodes do
             check_address(self.address)
             return "cuda" if self.gpus_per_run or self.device == "cuda" else "cpu"
@@ -78,8 +79,8 @@ def with_given_settings(config: Config, arguments: Any, argv: list[str], *, prog
 
 def seed_range(first: int, count: int) -> range:
     """`count` seeds from `first` on. ValueError, in one line, for what cannot be."""
-    check_at_least("seeds", count, 1)
-    check_at_least("first_seed", first, 0)
+    check_at_least("--seeds", count, 1)
+    check_at_least("--first-seed", first, 0)
     # Of a larger one torch's generator on the CPU ignores the upper bits.
     if first + count > 2**32:
         raise ValueError(f"--first-seed is {first}; seeds must be below 2^32")

@@ -20,8 +20,9 @@ from agents.runs.checkpoints import (
     save_checkpoint,
 )
 from agents.runs.folder import RunFolder, write_json_atomically
+from agents.stored_settings import read_settings
 from launch.experiments.ray_tasks import RESULT, Tell
-from neurocoder.parameter_counts import parameter_count
+from neurocoder.output_layers import parameter_count
 
 
 class Stopped(Exception):
@@ -46,7 +47,7 @@ def execute(path: Path, tell: Tell) -> None:
         ValueError: data or a checkpoint that cannot be used.
     """
     described = json.loads((path / "config.json").read_text())
-    config = ContinualConfig.from_dict(described["continual"])
+    config = read_settings(ContinualConfig, described["continual"])
     device = torch.device(described["device"])
     with RunFolder.open(path) as folder:
         snapshot, seconds = None, 0.0

@@ -18,6 +18,7 @@ from agents.runs.checkpoints import (
 )
 from agents.runs.folder import RunFolder, software_versions, write_json_atomically
 from agents.runs.progress import clock
+from agents.stored_settings import read_settings
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.training import Record, Snapshot, SupervisedTraining, best
 from launch.experiments.ray_tasks import RESULT, Tell
@@ -33,7 +34,7 @@ def execute(path: Path, tell: Tell) -> None:
         ValueError: data or a checkpoint that cannot be used.
     """
     described = json.loads((path / "config.json").read_text())
-    config = SupervisedConfig.from_dict(described["supervised"])
+    config = read_settings(SupervisedConfig, described["supervised"])
     device = torch.device(described["device"])
     with RunFolder.open(path) as folder:
         snapshot = None

@@ -3,31 +3,38 @@
 (gamma, delta) = f(x), y = gamma (.) (x W + b) + delta, f an MLP of one or two layers with ReLU.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from neurocoder.checks import check_sizes
+from neurocoder.settings import FiLMSettings
 
 
 class FiLMLinear(nn.Module):
     """A drop-in for `nn.Linear` whose outputs are scaled and shifted for every input. Starts as the plain layer.
 
     Args:
-        hidden: width of the hidden layer of f; None for a single affine map (the paper's polynomial row).
+        settings: the fields of `neurocoder.settings.FiLMSettings`, by name.
 
     Raises:
-        ValueError: a size below 1, naming it.
+        ValueError: a size or setting out of range.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, hidden: int | None = None):
+    def __init__(self, in_features: int, out_features: int, **settings: Any):
         super().__init__()
-        check_sizes(in_features=in_features, out_features=out_features, hidden=hidden)
+        check_sizes(in_features=in_features, out_features=out_features)
+        s = FiLMSettings(**settings)
+        s.check()
         self.in_features, self.out_features = in_features, out_features
         self.linear = nn.Linear(in_features, out_features)
-        last = nn.Linear(hidden or in_features, 2 * out_features)
+        last = nn.Linear(s.hidden or in_features, 2 * out_features)
         nn.init.zeros_(last.weight)  # no source gives an initialisation: gamma = 1, delta = 0
         nn.init.zeros_(last.bias)
         nn.init.ones_(last.bias[:out_features])
-        self.modulation = nn.Sequential(nn.Linear(in_features, hidden), nn.ReLU(), last) if hidden else last
+        self.modulation = (
+            nn.Sequential(nn.Linear(in_features, s.hidden), nn.ReLU(), last) if s.hidden else last
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_in) -> (..., d_out)."""

@@ -5,46 +5,39 @@ of W (d_in numbers) or its elements (d_in d_out). By the parameter counts of Tab
 one-layer f, the Atari row elements with a two-layer f.
 """
 
-from typing import Literal
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neurocoder.checks import check_choice, check_sizes, check_width
+from neurocoder.checks import check_sizes, check_width
+from neurocoder.settings import HyperNetSettings
 
 
 class HyperNetLinear(nn.Module):
     """A drop-in for `nn.Linear` whose weights are scaled for every input. Starts near the plain layer.
 
     Args:
-        scale: "rows", one number for each input feature, or "elements", one for each weight.
-        hidden: width of the hidden layer of f; None for a single affine map.
+        settings: the fields of `neurocoder.settings.HyperNetSettings`, by name.
 
     Raises:
         ValueError: a setting out of range, naming it.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        scale: Literal["rows", "elements"] = "rows",
-        hidden: int | None = 64,
-    ):
+    def __init__(self, in_features: int, out_features: int, **settings: Any):
         super().__init__()
-        check_sizes(in_features=in_features, out_features=out_features, hidden=hidden)
-        check_choice("scale", scale, ("rows", "elements"))
+        check_sizes(in_features=in_features, out_features=out_features)
+        s = HyperNetSettings(**settings)
+        s.check()
         self.in_features, self.out_features = in_features, out_features
-        self.by_rows = scale == "rows"
+        self.by_rows = s.scale == "rows"
         plain = nn.Linear(in_features, out_features)
         self.weight, self.bias = plain.weight, plain.bias  # (d_out, d_in), (d_out)
-        self.hidden = nn.Linear(in_features, hidden) if hidden else None
+        self.hidden = nn.Linear(in_features, s.hidden) if s.hidden else None
         scales = in_features if self.by_rows else in_features * out_features
-        self.scale = nn.Linear(hidden or in_features, scales)
-        nn.init.normal_(
-            self.scale.weight, std=0.01
-        )  # no source gives an initialisation: near the plain layer
+        self.scale = nn.Linear(s.hidden or in_features, scales)
+        # No source gives an initialisation. This one starts near the plain layer.
+        nn.init.normal_(self.scale.weight, std=0.01)
         nn.init.ones_(self.scale.bias)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neurocoder.checks import check_scale, check_sizes
+from neurocoder.checks import check_positive, check_sizes
 from neurocoder.layer import NeurocoderLinear
 
 
@@ -39,11 +39,10 @@ class LowRankLinear(nn.Module):
         check_sizes(in_features=in_features, out_features=out_features, rank=rank)
         if weight_deviation is None:
             weight_deviation = 1 / math.sqrt(3 * in_features)
-        check_scale("weight_deviation", weight_deviation)
+        check_positive("weight_deviation", weight_deviation)
         self.in_features, self.out_features = in_features, out_features
-        deviation = math.sqrt(
-            weight_deviation / math.sqrt(rank)
-        )  # of U and V: rank terms of variance deviation^4
+        # An entry of U V is a sum of `rank` terms of variance deviation^4.
+        deviation = math.sqrt(weight_deviation / math.sqrt(rank))
         self.U = nn.Parameter(torch.randn(in_features, rank) * deviation)
         self.V = nn.Parameter(torch.randn(rank, out_features) * deviation)
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neurocoder.checks import check_sizes, check_weights, check_width
+from neurocoder.checks import check_sizes, check_width
+from neurocoder.settings import MixtureOfExpertsSettings
 
 NOISE_FLOOR = 0.01  # smallest standard deviation of the gating noise
 
@@ -23,40 +24,25 @@ class MixtureOfExpertsLinear(nn.Module):
     An expert is an MLP with one hidden layer of ReLUs.
 
     Args:
-        experts: N.
-        active: k, experts computed for an input.
-        hidden: an expert's hidden width.
-        balance_weight: weight of the load and importance losses in `auxiliary_loss`.
+        settings: the fields of `neurocoder.settings.MixtureOfExpertsSettings`, by name.
 
     Raises:
         ValueError: a setting out of range, naming it.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        experts: int,
-        active: int,
-        hidden: int = 64,
-        balance_weight: float = 0.01,
-    ):
+    def __init__(self, in_features: int, out_features: int, **settings: Any):
         super().__init__()
-        check_sizes(
-            in_features=in_features, out_features=out_features, experts=experts, active=active, hidden=hidden
-        )
-        check_weights(balance_weight=balance_weight)
-        if active > experts:
-            raise ValueError(f"active is {active}; it must be at most experts = {experts}")
+        check_sizes(in_features=in_features, out_features=out_features)
+        s = MixtureOfExpertsSettings(**settings)
+        s.check()
         self.in_features, self.out_features = in_features, out_features
-        self.active, self.balance_weight = active, balance_weight
+        self.active, self.balance_weight = s.active, s.balance_weight
         self.experts = nn.ModuleList(
-            nn.Sequential(nn.Linear(in_features, hidden), nn.ReLU(), nn.Linear(hidden, out_features))
-            for _ in range(experts)
+            nn.Sequential(nn.Linear(in_features, s.hidden), nn.ReLU(), nn.Linear(s.hidden, out_features))
+            for _ in range(s.experts)
         )
-        self.gate = nn.Parameter(torch.zeros(in_features, experts))  # W_g
-        self.noise = nn.Parameter(torch.zeros(in_features, experts))  # W_n
+        self.gate = nn.Parameter(torch.zeros(in_features, s.experts))  # W_g
+        self.noise = nn.Parameter(torch.zeros(in_features, s.experts))  # W_n
         self._balance: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,13 +6,15 @@ Shapes: B inputs, P programs, K key width.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neurocoder.checks import check_choice, check_sizes, check_weights, check_width
-from neurocoder.program_memory import EPSILON, Variant
+from neurocoder.checks import check_sizes, check_width
+from neurocoder.program_memory import EPSILON
+from neurocoder.settings import StoredProgramSettings
 
 
 class StoredProgramLinear(nn.Module):
@@ -22,40 +24,29 @@ class StoredProgramLinear(nn.Module):
     its bound is about ten times smaller than a plain layer's.
 
     Args:
-        slots: P, stored programs.
-        key_dim: K.
         bias: let each program carry a bias.
-        key_loss_weight: weight of the mean pairwise cosine of the keys in `auxiliary_loss` (the NSM paper: 0.1, decaying).
-        variant: "release" divides the cosine by K, as the released code does; see `NeurocoderLinear`.
+        settings: the fields of `neurocoder.settings.StoredProgramSettings`, by name.
 
     Raises:
         ValueError: a setting out of range, naming it.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        slots: int,
-        key_dim: int,
-        bias: bool = True,
-        key_loss_weight: float = 0.0,
-        variant: Variant = "paper",
-    ):
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = True, **settings: Any):
         super().__init__()
-        check_sizes(in_features=in_features, out_features=out_features, slots=slots, key_dim=key_dim)
-        check_weights(key_loss_weight=key_loss_weight)
-        check_choice("variant", variant, ("paper", "release"))
+        check_sizes(in_features=in_features, out_features=out_features)
+        s = StoredProgramSettings(**settings)
+        s.check()
         self.in_features, self.out_features = in_features, out_features
-        self.key_loss_weight = key_loss_weight
-        self.beta = 1.0 if variant == "paper" else 1.0 / key_dim
+        self.key_loss_weight = s.key_loss_weight
+        self.beta = 1.0 if s.variant == "paper" else 1.0 / s.key_dim
         program_size = (in_features + bias) * out_features
-        bound = 1.4 * math.sqrt(6 / (slots + key_dim + program_size))
-        self.programs = nn.Parameter(torch.empty(slots, out_features, in_features).uniform_(-bound, bound))
-        self.biases = nn.Parameter(torch.empty(slots, out_features).uniform_(-bound, bound)) if bias else None
-        self.keys = nn.Parameter(torch.empty(slots, key_dim).uniform_(-bound, bound))
-        self.query = nn.Linear(in_features, key_dim)
+        bound = 1.4 * math.sqrt(6 / (s.slots + s.key_dim + program_size))
+        self.programs = nn.Parameter(torch.empty(s.slots, out_features, in_features).uniform_(-bound, bound))
+        self.biases = (
+            nn.Parameter(torch.empty(s.slots, out_features).uniform_(-bound, bound)) if bias else None
+        )
+        self.keys = nn.Parameter(torch.empty(s.slots, s.key_dim).uniform_(-bound, bound))
+        self.query = nn.Linear(in_features, s.key_dim)
         self.strength = nn.Linear(in_features, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,9 +54,8 @@ class StoredProgramLinear(nn.Module):
         check_width("x", x, self.in_features)
         leading, x = x.shape[:-1], x.reshape(-1, self.in_features)  # (B, d_in)
         attention = self._attention(x)  # (B, P)
-        by_program = F.linear(x, self.programs.flatten(0, 1)).unflatten(
-            -1, (-1, self.out_features)
-        )  # (B, P, d_out)
+        by_program = F.linear(x, self.programs.flatten(0, 1))  # (B, P d_out)
+        by_program = by_program.unflatten(-1, (-1, self.out_features))  # (B, P, d_out)
         if self.biases is not None:
             by_program = by_program + self.biases
         return (attention.unsqueeze(1) @ by_program).squeeze(1).reshape(*leading, self.out_features)

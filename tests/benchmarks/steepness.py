@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from agents.actor_critic.play import play
 from agents.actor_critic.policy import Policy
-from agents.layer_settings import NeurocoderSettings
 from agents.runs.checkpoints import CheckpointError, load_checkpoint
-from agents.runs.snapshots import to_policy
+from agents.runs.policy import to_policy
 from launch.command_line.errors import fail
 from neurocoder import output_layer
+from neurocoder.settings import NeurocoderSettings
 
 FEATURES, ACTIONS, INPUTS = 512, 6, 80
 LAYERS = 20  # of each kind, for medians

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from agents.layer_settings import LAYERS
 from agents.supervised.presets import preset
 from agents.supervised.training import SupervisedTraining
 from envs.images import DATA_SETS
+from neurocoder.settings import LAYERS
 from tests.benchmarks.measure import Step, compare, machine
 
 CASES = {

@@ -20,6 +20,7 @@ import torch
 
 from agents.continual.config import ContinualConfig, preset
 from agents.runs.checkpoints import list_checkpoints, load_newest
+from agents.stored_settings import read_settings
 from launch.command_line.experiment import make_runs
 from launch.continual import main
 from launch.experiments.continual_run import execute
@@ -195,7 +196,7 @@ def test_every_layer_method_and_seed_is_a_run_in_a_folder_of_its_own(grid):
     for name in runs:
         result = result_of(folder / name)
         layer, method, seed = re.fullmatch(r"(\w+)-(\w+)-seed(\d)", name).groups()
-        config = ContinualConfig.from_dict(result["config"])
+        config = read_settings(ContinualConfig, result["config"])
         expected = preset("split-mnist", scenario="domain", method=method, layer=layer)
         assert config == replace(expected, epochs=1, hidden=8, batch_size=20, seeds=(int(seed),))
         assert config.strength == (0.5 if method == "l2" else 0)

@@ -14,6 +14,7 @@ import torch
 from matplotlib import pyplot
 
 from agents.runs.checkpoints import list_checkpoints, load_newest
+from agents.stored_settings import read_settings
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.presets import preset
 from launch.results.supervised import draw
@@ -92,7 +93,7 @@ def test_a_result_says_what_was_run_what_it_came_to_and_with_which_software(fini
     assert result["final"] == metrics[-1] and result["best"] == min(metrics) > 0
     assert result["best_step"] == result["curve"][metrics.index(min(metrics))][0]
     assert result["parameters"] == 111 and result["seconds"] > 0 and result["device"] == "cpu"
-    config = SupervisedConfig.from_dict(result["config"])
+    config = read_settings(SupervisedConfig, result["config"])
     assert (config.layer, config.network, config.seed) == ("film", "gru", 5)
     assert (config.hidden, config.points, config.batch_size, config.steps) == (4, 5, 2, STEPS)
     assert config.film.hidden is None  # the paper's

@@ -9,10 +9,10 @@ from agents.a3c import start_training
 from agents.a3c.config import A3CConfig
 from agents.a3c.local_training import LocalTraining
 from agents.actor_critic.training import Snapshot
-from agents.layer_settings import NeurocoderSettings
 from agents.runs import snapshots
 from agents.runs.checkpoints import CheckpointError, load_checkpoint
 from envs.atari import action_names
+from neurocoder.settings import NeurocoderSettings
 from tests.unit.agents.a3c.reports import ROLLOUT_TAGS
 
 STEPS = 2 * 3  # of an update
@@ -97,7 +97,7 @@ def test_a_policy_from_a_checkpoint_answers_as_the_network_that_was_trained(run,
     config, _ = run
     with start_training(config) as training:
         checkpoint = load_checkpoint(snapshots.save(tmp_path, train(training, updates=4), config))
-        network, trained = snapshots.to_policy(checkpoint)[0].network, training.server.network
+        network, trained = policy.to_policy(checkpoint)[0].network, training.server.network
     frames = torch.randint(256, (3, 1, 80, 80), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     # not to the last bit: the trained one's weights lie in one vector, and kernels ask how memory is aligned
     torch.testing.assert_close(outputs(network, frames), outputs(trained, frames), rtol=1e-4, atol=1e-6)
@@ -160,7 +160,7 @@ def test_a_checkpoint_whose_settings_do_not_fit_its_tensors_is_refused_in_one_li
         altered = dict(neurocoder=settings["neurocoder"] | altered["neurocoder"])
     checkpoint.state["config"] = settings | altered
     with pytest.raises(CheckpointError) as refusal:
-        snapshots.to_policy(checkpoint)
+        policy.to_policy(checkpoint)
     line = str(refusal.value)
     assert line.startswith(f"{checkpoint.path}: its policy cannot be built: ") and "\n" not in line
 

@@ -11,10 +11,10 @@ import torch
 from agents.a3c import start_training
 from agents.a3c.config import A3CConfig
 from agents.actor_critic.training import Metrics, Snapshot, Training
-from agents.layer_settings import NeurocoderSettings
 from agents.runs import snapshots
 from agents.runs.checkpoints import load_checkpoint
 from envs.atari import action_names
+from neurocoder.settings import NeurocoderSettings
 from tests.unit.agents.a3c.reports import ROLLOUT_TAGS
 
 STEPS = 2 * 3  # of an update
@@ -111,7 +111,7 @@ def test_all_workers_compute_in_one_precision_which_the_checkpoint_names(run, co
 
 def test_a_snapshot_of_a_run_makes_a_policy(run, tmp_path):
     checkpoint = load_checkpoint(snapshots.save(tmp_path, run.last, run.config))
-    policy, config = snapshots.to_policy(checkpoint)
+    policy, config = policy.to_policy(checkpoint)
     assert config == run.config
     for name, tensor in policy.network.state_dict().items():
         assert torch.equal(tensor, run.last.parameters[name])

@@ -19,19 +19,18 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_server import ParameterServer
-from agents.actor_critic.network import build_policy
 from agents.actor_critic.play import play
 from agents.actor_critic.policy import Policy
 from agents.actor_critic.training import Metrics
-from agents.layer_settings import NeurocoderSettings
 from agents.rllib import training as rllib_training
 from agents.rllib.config import RLlibConfig
 from agents.rllib.module import SCALARS, NeurocoderRLModule, _Learner, describe_update
 from agents.rllib.training import RLlibTraining
 from agents.runs.checkpoints import load_newest
-from agents.runs.snapshots import to_policy
+from agents.runs.policy import to_policy
 from envs.atari import AtariGames, AtariSettings, Episode, action_count, action_names, resolve
 from envs.atari_gymnasium import AtariGame
+from neurocoder.settings import NeurocoderSettings
 
 GAME = resolve("Breakout")
 

@@ -13,7 +13,6 @@ from agents import load_policy, train
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_server import ParameterServer
 from agents.errors import TrainingError
-from agents.layer_settings import NeurocoderSettings
 from agents.runs.best import find_checkpoints
 from agents.runs.checkpoints import list_checkpoints, load_checkpoint, load_newest
 from agents.runs.evaluation import evaluate
@@ -21,6 +20,7 @@ from agents.runs.evaluator import EvaluationFailed, Evaluator
 from agents.runs.recording import Recording
 from agents.runs.snapshots import save
 from agents.runs.transfer import start_from
+from neurocoder.settings import NeurocoderSettings
 from tests.commands import curves
 
 CONFIG = A3CConfig(

@@ -9,7 +9,6 @@ from agents.a3c.config import A3CConfig
 from agents.a3c.flat_parameters import flatten_parameters
 from agents.a3c.optimizers import SharedRMSProp
 from agents.a3c.parameter_server import ParameterServer
-from agents.actor_critic.network import build_policy
 from envs.atari import action_count
 from tests.unit.agents.a3c.reports import next_report
 

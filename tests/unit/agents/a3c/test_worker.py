@@ -14,9 +14,9 @@ from agents.a3c.config import A3CConfig
 from agents.a3c.flat_parameters import flatten_parameters
 from agents.a3c.parameter_server import ParameterServer
 from agents.a3c.worker import BLOCKS, RolloutWorker
-from agents.layer_settings import NeurocoderSettings
 from envs.atari import AtariGames, Step, resolve
 from neurocoder import auxiliary_loss
+from neurocoder.settings import NeurocoderSettings
 
 
 @dataclass

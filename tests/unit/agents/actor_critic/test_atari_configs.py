@@ -7,9 +7,9 @@ import pytest
 
 from agents.a3c.config import A3CConfig
 from agents.actor_critic.config import HEADS
-from agents.layer_settings import HyperNetSettings, NeurocoderSettings
 from envs.atari import resolve
 from neurocoder import OUTPUT_LAYERS, output_layer
+from neurocoder.settings import HyperNetSettings, NeurocoderSettings
 from tests.commands import ROOT
 
 ALL_CHANGED = A3CConfig(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from agents.continual.config import ContinualConfig, preset
 from agents.continual.network import build_network
 from agents.continual.tasks import Split, TaskStream, shuffled, split_tasks
-from agents.layer_settings import NeurocoderSettings, StoredProgramSettings
+from neurocoder.settings import NeurocoderSettings, StoredProgramSettings
 
 FEATURES, CLASSES = 6, 6
 

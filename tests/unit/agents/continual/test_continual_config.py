@@ -10,14 +10,15 @@ import torch
 
 from agents.continual.config import BENCHMARKS, LAYERS, METHODS, PRESETS, SCENARIOS, ContinualConfig, preset
 from agents.continual.network import build_network, flatten, unflatten
-from agents.layer_settings import (
+from agents.stored_settings import read_settings
+from neurocoder.parameter_counts import ROWS, multi_head, parameter_count, split_cifar
+from neurocoder.settings import (
     FiLMSettings,
     HyperNetSettings,
     MixtureOfExpertsSettings,
     NeurocoderSettings,
     StoredProgramSettings,
 )
-from neurocoder.parameter_counts import ROWS, multi_head, parameter_count, split_cifar
 from tests.commands import ROOT
 
 # GT-RIPL/Continual-Learning-Benchmark, Split MNIST: learning rate; strength for tasks, domains and classes.
@@ -169,13 +170,13 @@ def test_settings_come_back_the_same_through_json():
     ]
     assert len(set(map(repr, presets))) == 3 * 3 * 7 * 4
     for config in (ALL_CHANGED, *presets):
-        again = ContinualConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+        again = read_settings(ContinualConfig, json.loads(json.dumps(config.to_dict())))
         assert again == config and isinstance(again.seeds, tuple)
 
 
 def test_a_field_that_this_version_does_not_know_is_a_type_error():
     with pytest.raises(TypeError, match="invented"):
-        ContinualConfig.from_dict(ALL_CHANGED.to_dict() | {"invented": 1})
+        read_settings(ContinualConfig, ALL_CHANGED.to_dict() | {"invented": 1})
 
 
 @pytest.mark.parametrize(

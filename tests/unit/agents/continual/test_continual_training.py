@@ -13,9 +13,10 @@ from agents.continual.network import unflatten
 from agents.continual.tasks import shuffled
 from agents.continual.training import ContinualTraining, Snapshot
 from agents.errors import TrainingError
-from agents.layer_settings import NeurocoderSettings
 from agents.runs.checkpoints import load_newest
+from agents.stored_settings import read_settings
 from launch.experiments.continual_run import save, to_snapshot
+from neurocoder.settings import NeurocoderSettings
 from tests.unit.agents.continual.continual_by_hand import ByHand, slow_si, small, stream
 
 CPU = torch.device("cpu")
@@ -294,7 +295,7 @@ def test_only_the_newest_of_the_saved_tasks_is_kept_with_its_settings(tmp_path):
         save(tmp_path, trained(config, tasks=stop).snapshot(), config, seconds=1.5)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000000002"]
     state = load_newest(tmp_path, warn=pytest.fail).state
-    assert ContinualConfig.from_dict(state["config"]) == config and state["seconds"] == 1.5
+    assert read_settings(ContinualConfig, state["config"]) == config and state["seconds"] == 1.5
 
 
 # what cannot go on

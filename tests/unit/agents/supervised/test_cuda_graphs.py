@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 from agents.a3c.config import A3CConfig
 from agents.a3c.worker import RolloutWorker
-from agents.layer_settings import LAYERS
 from agents.supervised.config import NETWORKS
 from agents.supervised.cuda_graphs import GraphedGradients, can_be_graphed
 from agents.supervised.network import build_network
@@ -17,6 +16,7 @@ from agents.supervised.presets import preset
 from agents.supervised.tasks import AlgorithmTask
 from agents.supervised.training import SupervisedTraining
 from neurocoder.networks.ntm import NTM
+from neurocoder.settings import LAYERS
 from tests.benchmarks.supervised import write_random_images
 
 CPU = torch.device("cpu")

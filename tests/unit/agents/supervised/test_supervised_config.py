@@ -8,7 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from agents.layer_settings import (
+from agents.stored_settings import read_settings
+from agents.supervised.config import IMAGES, NETWORKS, SupervisedConfig
+from agents.supervised.network import build_network
+from agents.supervised.presets import PRESETS, preset
+from envs import algorithms, polynomials
+from neurocoder.parameter_counts import parameter_count
+from neurocoder.settings import (
     LAYERS,
     FiLMSettings,
     HyperNetSettings,
@@ -16,11 +22,6 @@ from agents.layer_settings import (
     NeurocoderSettings,
     StoredProgramSettings,
 )
-from agents.supervised.config import IMAGES, NETWORKS, SupervisedConfig
-from agents.supervised.network import build_network
-from agents.supervised.presets import PRESETS, preset
-from envs import algorithms, polynomials
-from neurocoder.parameter_counts import parameter_count
 from tests.commands import ROOT
 
 COMBINATIONS = [
@@ -133,12 +134,12 @@ def test_the_changed_settings_above_change_every_field():
 
 def test_settings_come_back_the_same_through_json():
     for config in (ALL_CHANGED, *(preset(task, network=n, layer=layer) for task, n, layer in COMBINATIONS)):
-        assert SupervisedConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+        assert read_settings(SupervisedConfig, json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_a_field_that_this_version_does_not_know_is_a_type_error():
     with pytest.raises(TypeError, match="invented"):
-        SupervisedConfig.from_dict(ALL_CHANGED.to_dict() | {"invented": 1})
+        read_settings(SupervisedConfig, ALL_CHANGED.to_dict() | {"invented": 1})
 
 
 @pytest.mark.parametrize(

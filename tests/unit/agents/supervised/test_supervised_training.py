@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from agents.errors import TrainingError
-from agents.layer_settings import MixtureOfExpertsSettings, NeurocoderSettings
 from agents.runs.checkpoints import load_newest
 from agents.seeding import mixed_seed
+from agents.stored_settings import read_settings
 from agents.supervised import training as module
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.presets import preset
@@ -22,6 +22,7 @@ from envs.images import data_folder, ensure_files, load
 from launch.experiments.supervised_run import save, to_snapshot
 from neurocoder import NeurocoderLinear
 from neurocoder.networks.gru import GRURegressor
+from neurocoder.settings import MixtureOfExpertsSettings, NeurocoderSettings
 from tests.commands import ROOT
 from tests.unit.envs.image_files import write_few
 
@@ -267,7 +268,7 @@ def test_a_checkpoint_has_the_settings_and_the_latest_metric_beside_its_tensors(
     train(training, until=5)
     save(tmp_path, training.snapshot(), config, training)
     state = load_newest(tmp_path, warn=pytest.fail).state
-    assert SupervisedConfig.from_dict(state["config"]) == config
+    assert read_settings(SupervisedConfig, state["config"]) == config
     assert state["metric"] == training.curve[0][1]
 
 

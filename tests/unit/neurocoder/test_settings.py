@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacrev
 
-from agents.layer_settings import (
+from neurocoder import NeurocoderLinear, output_layer
+from neurocoder.alternatives.low_rank import low_rank_control
+from neurocoder.settings import (
     LAYERS,
     FiLMSettings,
     HyperNetSettings,
@@ -16,10 +18,7 @@ from agents.layer_settings import (
     MixtureOfExpertsSettings,
     NeurocoderSettings,
     StoredProgramSettings,
-    layer_factory,
 )
-from neurocoder import NeurocoderLinear, output_layer
-from neurocoder.alternatives.low_rank import low_rank_control
 
 ALL_CHANGED = LayerSettings(
     neurocoder=NeurocoderSettings(
@@ -96,7 +95,7 @@ def test_without_a_bias_a_layer_has_as_many_parameters_less_as_biases(name, bias
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_settings_come_back_the_same_through_json(settings):
     through = json.loads(json.dumps(asdict(SETTINGS[settings])))
-    assert LayerSettings.from_dict(through) == SETTINGS[settings]
+    assert read_settings(LayerSettings, through) == SETTINGS[settings]
 
 
 def test_the_changed_settings_above_change_every_field():
@@ -111,7 +110,7 @@ def test_a_field_that_this_version_does_not_know_is_a_type_error(group):
     fields = asdict(LayerSettings())
     (fields if group is None else fields[group])["invented"] = 1
     with pytest.raises(TypeError, match="invented"):
-        LayerSettings.from_dict(fields)
+        read_settings(LayerSettings, fields)
 
 
 def changed(flag: str, value: object) -> LayerSettings:

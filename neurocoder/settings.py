@@ -1,0 +1,222 @@
+"""Settings of the layers: each setting's name, default, meaning and check, in one place. torch is not needed.
+
+`LayerSettings` is the registry: a layer that is a field there can be chosen by name everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from neurocoder.checks import check_at_least, check_known, check_not_negative, check_positive
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Named = Callable[[str], str]
+"""Maps the name of a setting to the name that an error shows, such as its command-line flag."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Base of the settings of one layer."""
+
+    has_bias_option: ClassVar[bool] = True
+    """False: the layer always has a bias."""
+
+    def check(self, named: Named = str) -> None:
+        """Raises ValueError for the first setting that is out of range."""
+
+    @classmethod
+    def layer(cls) -> type[nn.Module]:
+        """The layer's class. It is imported here, because torch takes seconds to import."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class NeurocoderSettings(Settings):
+    """The Neurocoder layer. The defaults are the paper's for Atari (Table 6)."""
+
+    slots: int = 80
+    """P, the number of singular programs in memory."""
+    key_dim: int = 3
+    """K, the width of keys and queries."""
+    heads: int = 15
+    """H, the number of attention heads. A program has rank heads * max(steps, 1)."""
+    steps: int = 0
+    """J, the number of recurrent attention steps. 0 is the linear controller, which the paper labels J = 1."""
+    least_used: int = 0
+    """l_I, the number of least-used slots considered at each step. 0 switches usage-based attention off. The linear controller takes
+    one step and ignores it."""
+    gate_from: Literal["input", "signal"] = "input"
+    """The source of the gates between attention and least-used slots: the input (the released code, one gate for all steps) or the
+    composition signal (the paper's text, a gate for each step; its parameter counts for MNIST and CIFAR fit this)."""
+    residual: bool = True
+    """Add the gated residual program R."""
+    keys: Literal["generated", "learned"] = "generated"
+    """Compute the keys from the slot contents, or learn them as parameters."""
+    gain: float = 1.0
+    """Gain of the initial vectors. The first programs scale with its square. The released code has 1."""
+    beta: float | None = 10.0
+    """Inverse temperature of the attention. None takes the released code's: 10 / K with the recurrent controller and 1 / K with the
+    linear one, where attention is nearly uniform."""
+    orthogonality_weight: float = 0.1
+    """a, the weight of the orthogonality loss."""
+    variant: Literal["paper", "release"] = "paper"
+    """Follow the paper or the released code where they differ."""
+
+    def check(self, named: Named = str) -> None:
+        for name in ("slots", "key_dim", "heads"):
+            check_at_least(named(name), getattr(self, name), 1)
+        check_at_least(named("steps"), self.steps, 0)
+        if not 0 <= self.least_used < self.slots:
+            raise ValueError(
+                f"{named('least_used')} is {self.least_used}; it must be from 0 to slots - 1 = {self.slots - 1}"
+            )
+        if self.beta is not None and not 0 < self.beta < math.inf:
+            raise ValueError(
+                f"{named('beta')} is {self.beta}; it must be a finite number above 0, or None for the released code's"
+            )
+        check_positive(named("gain"), self.gain)
+        check_not_negative(named("orthogonality_weight"), self.orthogonality_weight)
+        check_known(named("gate_from"), self.gate_from, ("input", "signal"))
+        check_known(named("keys"), self.keys, ("generated", "learned"))
+        check_known(named("variant"), self.variant, ("paper", "release"))
+
+    @classmethod
+    def layer(cls) -> type[nn.Module]:
+        from neurocoder.layer import NeurocoderLinear
+
+        return NeurocoderLinear
+
+
+@dataclass(frozen=True)
+class HyperNetSettings(Settings):
+    """The HyperNet layer. The defaults fit the paper's parameter count for Atari (Table 7)."""
+
+    has_bias_option = False
+
+    scale: Literal["rows", "elements"] = "elements"
+    """Scale the rows of the weight matrix, or each of its elements."""
+    hidden: int | None = 64
+    """Hidden width of the network that scales the weights. None: a single affine map."""
+
+    def check(self, named: Named = str) -> None:
+        check_at_least(named("hidden"), self.hidden, 1)
+        check_known(named("scale"), self.scale, ("rows", "elements"))
+
+    @classmethod
+    def layer(cls) -> type[nn.Module]:
+        from neurocoder.alternatives.hypernet import HyperNetLinear
+
+        return HyperNetLinear
+
+
+@dataclass(frozen=True)
+class FiLMSettings(Settings):
+    """The FiLM layer."""
+
+    has_bias_option = False
+
+    hidden: int | None = 64
+    """Hidden width of the network that modulates the outputs. None: a single affine map."""
+
+    def check(self, named: Named = str) -> None:
+        check_at_least(named("hidden"), self.hidden, 1)
+
+    @classmethod
+    def layer(cls) -> type[nn.Module]:
+        from neurocoder.alternatives.film import FiLMLinear
+
+        return FiLMLinear
+
+
+@dataclass(frozen=True)
+class MixtureOfExpertsSettings(Settings):
+    """The mixture of experts. The defaults fit the paper's parameter count for CIFAR (Table 7)."""
+
+    has_bias_option = False
+
+    experts: int = 50
+    """N, the number of experts."""
+    active: int = 5
+    """k, the number of experts that are computed for an input."""
+    hidden: int = 64
+    """Hidden width of an expert."""
+    balance_weight: float = 0.01
+    """Weight of the importance and load losses."""
+
+    def check(self, named: Named = str) -> None:
+        for name in ("experts", "active", "hidden"):
+            check_at_least(named(name), getattr(self, name), 1)
+        if self.active > self.experts:
+            raise ValueError(
+                f"{named('active')} is {self.active}; it must be at most {named('experts')} = {self.experts}"
+            )
+        check_not_negative(named("balance_weight"), self.balance_weight)
+
+    @classmethod
+    def layer(cls) -> type[nn.Module]:
+        from neurocoder.alternatives.mixture_of_experts import MixtureOfExpertsLinear
+
+        return MixtureOfExpertsLinear
+
+
+@dataclass(frozen=True)
+class StoredProgramSettings(Settings):
+    """NSM, the stored-program layer. The defaults come near the paper's parameter count for CIFAR (Table 7)."""
+
+    slots: int = 10
+    """P, the number of stored programs."""
+    key_dim: int = 10
+    """K, the width of keys and queries."""
+    key_loss_weight: float = 0.0
+    """Weight of the mean pairwise cosine of the keys (the NSM paper: 0.1, decaying)."""
+    variant: Literal["paper", "release"] = "paper"
+    """"release" divides the cosine by K, as the released code does."""
+
+    def check(self, named: Named = str) -> None:
+        for name in ("slots", "key_dim"):
+            check_at_least(named(name), getattr(self, name), 1)
+        check_not_negative(named("key_loss_weight"), self.key_loss_weight)
+        check_known(named("variant"), self.variant, ("paper", "release"))
+
+    @classmethod
+    def layer(cls) -> type[nn.Module]:
+        from neurocoder.alternatives.stored_program import StoredProgramLinear
+
+        return StoredProgramLinear
+
+
+@dataclass(frozen=True)
+class LayerSettings:
+    """The settings of every layer that a network can have. A new layer is one more field here."""
+
+    neurocoder: NeurocoderSettings = field(default_factory=NeurocoderSettings)
+    """Settings of the Neurocoder layer. The low-rank control has its rank and initial scale."""
+    hypernet: HyperNetSettings = field(default_factory=HyperNetSettings)
+    """Settings of the HyperNet layer."""
+    film: FiLMSettings = field(default_factory=FiLMSettings)
+    """Settings of the FiLM layer."""
+    moe: MixtureOfExpertsSettings = field(default_factory=MixtureOfExpertsSettings)
+    """Settings of the mixture of experts."""
+    nsm: StoredProgramSettings = field(default_factory=StoredProgramSettings)
+    """Settings of the NSM layer."""
+
+    def check_layers(self, named: Named = str) -> None:
+        """Raises ValueError for the first layer setting that is out of range."""
+        for group in SETTINGS:
+            getattr(self, group).check(lambda name, group=group: named(f"{group}.{name}"))
+
+    def arguments(self, layer: str) -> dict[str, Any]:
+        """The keyword arguments of a layer by name. "lowrank" takes the Neurocoder's."""
+        group = {"mlp": None, "lowrank": "neurocoder"}.get(layer, layer)
+        return asdict(getattr(self, group)) if group else {}
+
+
+SETTINGS: dict[str, type[Settings]] = {f.name: f.default_factory for f in fields(LayerSettings)}  # type: ignore[misc]
+"""The settings class of each layer that has settings, by name."""
+LAYERS = ("mlp", *SETTINGS, "lowrank")
+"""The layers by name: "mlp" is a plain affine map, "lowrank" a static map of the Neurocoder's rank and initial scale."""
