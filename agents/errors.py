@@ -1,5 +1,5 @@
-"""What a training run tells its caller when it cannot go on."""
+"""The error of a run that cannot continue."""
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; one line that says which part failed and why."""
+    """Training cannot continue. The message is one line that says which part failed and why."""

@@ -1,28 +1,26 @@
-"""What glibc does with freed memory. Elsewhere nothing happens."""
+"""What glibc does with freed memory. Without glibc these functions do nothing."""
 
 import ctypes
-import functools
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
-LARGEST = 2**31 - 1
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # from glibc's malloc.h
+LARGEST_THRESHOLD = 2**31 - 1
+RETURNED_BYTES = 2**21
 
 
-@functools.cache
 def keep_freed_memory() -> None:
-    """For a process that needs the same large tensors again at every step: they stay with it, as many as it once had in use.
+    """Keeps freed memory in the process, for one that needs the same large tensors again at every step.
 
-    By default they go back to the system at once, which clears every page of the next ones.
+    By default they return to the system at once, which has to clear every page of the next ones.
     """
-    _mallopt({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: LARGEST})
+    _mallopt({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: LARGEST_THRESHOLD})
 
 
-@functools.cache
 def return_freed_memory() -> None:
-    """For a process that needs a large tensor now and then: from two megabytes on it goes back to the system when freed.
+    """Returns tensors of two megabytes or more to the system when they are freed, for a process that rarely needs one.
 
-    By default glibc learns from the first ones to keep such sizes, and then its heap grows by gaps.
+    By default glibc learns from the first ones to keep such sizes, and gaps make its heap grow.
     """
-    _mallopt({M_MMAP_THRESHOLD: 2**21})
+    _mallopt({M_MMAP_THRESHOLD: RETURNED_BYTES})
 
 
 def _mallopt(options: dict[int, int]) -> None:

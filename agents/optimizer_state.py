@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The statistics of every parameter, named <number of the parameter>.<statistic>."""
+    """Returns the statistics of all parameters, named <number of the parameter>.<statistic>."""
     state = optimizer.state_dict()["state"]
     return {
         f"{number}.{name}": torch.as_tensor(value)
@@ -16,14 +16,14 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `optimizer_state`."""
+    """Gives an optimiser the statistics that `optimizer_state` returned."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         number, name = key.split(".", 1)
         parameter = parameters[int(number)]
         if tensor.shape == parameter.shape:
-            # Laid out as the parameter, which may be channels last: fused optimisers do not look at strides.
+            # Fused optimisers ignore strides, so the statistics need the parameter's layout, which may be channels last.
             tensor = torch.empty_like(parameter).copy_(tensor)
         state.setdefault(int(number), {})[name] = tensor
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

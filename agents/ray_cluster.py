@@ -16,9 +16,9 @@ from agents.errors import TrainingError
 
 @contextmanager
 def _on_loopback() -> Iterator[None]:
-    """A cluster started within listens on this machine's loopback alone, not on all of its networks.
+    """Makes a cluster that is started within listen on this machine's loopback alone, not on all of its networks.
 
-    Ray does so where it takes no clusters for possible, by default on Windows and macOS; it looks at import.
+    Ray does this only on Windows and macOS, where it does not support clusters. It reads the setting when imported.
     """
     name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
     os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
@@ -30,7 +30,7 @@ def _on_loopback() -> Iterator[None]:
 
 
 def beside_driver() -> Any:
-    """The scheduling strategy that puts an actor on the driver's node; within its placement group if it is in one."""
+    """Returns the scheduling strategy for an actor on the driver's node, in the driver's placement group if it has one."""
     group = get_current_placement_group()
     if group is not None:
         return PlacementGroupSchedulingStrategy(group)
@@ -38,14 +38,18 @@ def beside_driver() -> Any:
 
 
 def check_room(count: int, what: str, *, cpus: float, gpus: float) -> None:
-    """TrainingError if the cluster's nodes have not the room for so many actors: Ray would wait for more without a word."""
+    """Raises TrainingError if the cluster cannot hold this many actors. Ray itself would wait silently."""
     shares = {kind: share for kind, share in (("CPU", cpus), ("GPU", gpus)) if share}
 
     def places(node: dict[str, Any]) -> int:
-        there = {kind: node["Resources"].get(kind, 0) for kind in shares}
-        # A part of a GPU is a part of one GPU.
+        amounts = {kind: node["Resources"].get(kind, 0) for kind in shares}
+        # Several actors can share one GPU, but none can have parts of two.
         return min(
-            int(there[kind] * int(1 / share + 1e-6) if kind == "GPU" and share < 1 else there[kind] / share)
+            int(
+                amounts[kind] * int(1 / share + 1e-6)
+                if kind == "GPU" and share < 1
+                else amounts[kind] / share
+            )
             for kind, share in shares.items()
         )
 
@@ -58,17 +62,17 @@ def check_room(count: int, what: str, *, cpus: float, gpus: float) -> None:
 
 
 def connect(address: str | None, *, cpus: int) -> bool:
-    """Joins the Ray cluster at `address` ("auto": the one running on this machine), or starts a local one of so many CPUs.
+    """Joins the Ray cluster at `address` ("auto": the one running on this machine), or starts a local one with `cpus` CPUs.
 
     Returns:
-        whether it did; in a process that is connected already, a task of Ray's for one, there is nothing to do.
+        True if this call connected; False if the process already was, inside a Ray task for example.
 
     Raises:
         TrainingError: no cluster at `address`.
     """
     if ray.is_initialized():
         return False
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default warns that it will change
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's default prints a warning
     quiet: dict[str, Any] = dict(logging_level="ERROR", log_to_driver=False)
     if address is None:
         with _on_loopback():

@@ -4,5 +4,5 @@ import hashlib
 
 
 def mixed_seed(*parts: int | str) -> int:
-    """A seed of 32 bits that depends on all parts: of a larger one torch's generator on the CPU ignores the upper bits."""
+    """Returns a seed that depends on all parts. It has 32 bits, because torch's generator on the CPU ignores more."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest(), "big")

@@ -16,44 +16,44 @@ class A3CConfig(ActorCriticConfig):
     fixed: ClassVar[tuple[str, ...]] = (*ActorCriticConfig.fixed, "optimizer")
 
     workers: int | Literal["auto"] = 2
-    """Rollout workers, each a Ray actor; 0 trains in this process, without Ray; auto takes all free cores of the cluster,
-    also those that join later."""
+    """Rollout workers, each a Ray actor. 0 trains in this process, without Ray. auto takes all free cores of the cluster, also
+    those of nodes that join later."""
     envs_per_worker: int = 16
-    """Games a worker steps together."""
+    """Games that a worker plays together."""
     cpus_per_worker: int = 1
-    """Cores a worker takes, and threads it computes with."""
+    """Cores that a worker takes, and the number of threads it computes with."""
     gpus_per_worker: float = 0.0
-    """GPUs a worker takes, fractions allowed; 0 runs it on the CPU."""
+    """GPUs that a worker takes; a fraction shares a GPU, 0 runs on the CPU."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """What workers compute convolutions and LSTM in. auto: the first worker on each kind of node times both, and all workers on that
-    kind take the faster one (with --deterministic it is fp32). Weights and statistics are always fp32."""
+    """Precision of the convolutions and the LSTM. auto: the first worker on each kind of node times both, and all workers there
+    take the faster one (with --deterministic fp32). Weights and statistics are always fp32."""
     deterministic: bool = False
-    """With --workers 0: two runs give bit-identical parameters."""
+    """Make two runs with the same settings give bit-identical parameters. Needs --workers 0."""
 
     gae_lambda: float = 1.0
-    """Lambda of generalised advantage estimation; 1 is the plain n-step advantage of A3C."""
+    """Lambda of generalised advantage estimation. 1 is the plain n-step advantage of A3C."""
 
     optimizer: Literal["rmsprop", "adam", "amsgrad"] = "rmsprop"
-    """Shared statistics: RMSProp as in Mnih et al. 2016, Adam, or AMSGrad (Reddi et al. 2018), whose steps shrink with the gradients."""
+    """Optimiser with shared statistics: RMSProp as in Mnih et al. 2016, Adam, or AMSGrad (Reddi et al. 2018)."""
     anneal: bool = True
     """Lower the learning rate linearly to 0 over total_steps."""
     anneal_entropy: bool = False
     """Lower the entropy weight linearly to 0 over total_steps."""
     rmsprop_decay: float = 0.99
-    """Decay of RMSProp's statistics."""
+    """Decay of RMSProp's mean of squared gradients."""
     rmsprop_epsilon: float = 0.1
-    """Added to the statistics under the root (Mnih et al. 2016)."""
+    """Number added to RMSProp's mean of squared gradients before the root (Mnih et al. 2016)."""
     adam_epsilon: float = 1e-5
     """Epsilon of Adam and AMSGrad."""
 
     max_restarts: int = 5
-    """How often in a row a worker may die without a push in between before the run ends."""
+    """Consecutive failures of one worker, without a gradient in between, before the run is stopped."""
     stall_seconds: float = 300.0
-    """A worker that pushes nothing for so long is killed and started anew."""
+    """A worker that sends no gradient for this long is killed and restarted."""
     max_staleness: int = 1_000
-    """A gradient whose weights are more versions behind is dropped."""
+    """Updates that a gradient may be behind. An older one is discarded."""
     max_bad_updates: int = 10
-    """Gradients that are not finite are refused; one more than so many ends the run."""
+    """Number of non-finite gradients to discard before the run is stopped."""
 
     def check(self) -> None:
         super().check()
@@ -76,13 +76,13 @@ class A3CConfig(ActorCriticConfig):
             )
 
     def learning_rate_at(self, env_steps: int) -> float:
-        """After so many agent steps of the run."""
-        return self.learning_rate * (self._left(env_steps) if self.anneal else 1.0)
+        """Returns the learning rate after this many agent steps of the run."""
+        return self.learning_rate * (self._remaining(env_steps) if self.anneal else 1.0)
 
     def entropy_weight_at(self, env_steps: int) -> float:
-        """After so many agent steps of the run."""
-        return self.entropy_weight * (self._left(env_steps) if self.anneal_entropy else 1.0)
+        """Returns the entropy weight after this many agent steps of the run."""
+        return self.entropy_weight * (self._remaining(env_steps) if self.anneal_entropy else 1.0)
 
-    def _left(self, env_steps: int) -> float:
-        """The share of total_steps that is yet to come."""
+    def _remaining(self, env_steps: int) -> float:
+        """Returns the share of total_steps that is still to be taken."""
         return max(0.0, 1 - env_steps / self.total_steps)

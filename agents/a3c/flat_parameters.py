@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 def flatten_parameters(network: nn.Module) -> tuple[Tensor, Tensor]:
-    """Lays all parameters and their gradients into one vector each, (n,), of which they become views.
+    """Moves all parameters into one vector (n,), and their gradients into another. They become views of it.
 
     An update, a push and a pull are then one operation on one vector.
     """
@@ -14,7 +14,8 @@ def flatten_parameters(network: nn.Module) -> tuple[Tensor, Tensor]:
     gradient = torch.zeros_like(flat)
     offset = 0
     for parameter in parameters:
-        layout = (parameter.shape, parameter.stride(), offset)  # the strides keep a channels-last layout
+        # The strides keep a channels-last layout.
+        layout = (parameter.shape, parameter.stride(), offset)
         parameter.data = flat.as_strided(*layout).copy_(parameter.data)
         parameter.grad = gradient.as_strided(*layout)
         offset += parameter.numel()

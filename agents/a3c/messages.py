@@ -10,47 +10,47 @@ from envs.atari import Episode
 
 
 class Weights(NamedTuple):
-    """An answer to a worker."""
+    """The parameter server's answer to a worker."""
 
     version: int
-    """Updates applied so far."""
+    """Updates that were applied to these weights."""
     env_steps: int
     """Agent steps taken so far, by all workers."""
     vector: np.ndarray  # (n,) float32
     finished: bool
-    """The run has taken all its steps: stop."""
+    """True when the run has taken all its steps and the worker must stop."""
 
 
 class Start(NamedTuple):
-    """Where a worker's games and its action generator continue from."""
+    """The point that a worker continues from."""
 
     env_steps: int
     random_state: Tensor | None
     precision: str | None
-    """What workers on its kind of node compute in; None if that is not decided yet."""
+    """Precision of workers on this kind of node, fp32 or bf16; None if none is chosen yet."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker tells of one rollout, beside the gradient."""
+    """What a worker reports about one rollout, together with its gradient."""
 
     worker: int
     attempt: int
     """How often the worker has been restarted."""
     number: int
-    """The number of the rollout since then, from 1."""
+    """Number of the rollout since the last restart, from 1."""
     version: int
     """Version of the weights that the gradient was computed with."""
     steps: int
     """Agent steps taken."""
     scalars: dict[str, float]
-    """What TensorBoard shows of the rollout, by tag (docs/curves.md)."""
+    """What TensorBoard shows, by tag (docs/curves.md)."""
     seconds: dict[str, float]
-    """exchange (between the rollout before and this one), play (games and acting), gradient."""
+    """Time by part: exchange (since the last rollout), play (games and acting), gradient."""
     episodes: list[Episode]
     random_state: Tensor
     """State of the worker's action generator after the rollout, uint8."""
     not_finite: str | None = None
-    """The first thing with a NaN or an infinity in it, if there is one: the gradient is worthless."""
+    """What contains a NaN or an infinity, so that the gradient cannot be used; None if all is finite."""
     attention: np.ndarray | None = None
-    """Now and then, for a Neurocoder actor: the mean attention over the slots, (3, H, P)."""
+    """Mean attention over the slots, (3, H, P), in some reports of a Neurocoder actor."""

@@ -1,4 +1,4 @@
-"""The parameter server: one copy of the weights and of the optimiser's statistics, which all workers share.
+"""The parameter server: the one copy of the weights and the optimiser's statistics that all workers share.
 
 It knows nothing of Ray. n: number of parameters.
 """
@@ -22,9 +22,9 @@ from agents.errors import TrainingError
 
 
 class ParameterServer:
-    """Applies gradients in the order they come; every answer carries the new weights.
+    """Applies gradients in the order they arrive. Every answer carries the new weights.
 
-    A push that comes twice, too late or with a number that is not finite is refused and counted.
+    A gradient that arrives twice or too late, or that is not finite, is discarded and counted.
     """
 
     def __init__(self, config: A3CConfig, snapshot: Snapshot | None = None):
@@ -40,10 +40,10 @@ class ParameterServer:
         self.attention: np.ndarray | None = None
         self.faults: Counter[str] = Counter(duplicate=0, late=0, not_finite=0, steps_lost=0)
         self._latest: dict[int, tuple[int, int]] = {}  # worker -> (attempt, number) of its last push
-        self._heard: dict[int, float] = {}  # worker -> when it last began or pushed
+        self._last_heard: dict[int, float] = {}  # worker -> when it last began or pushed
         if snapshot is not None:
             self._restore(snapshot)
-        # (env_steps, staleness, report) since the last look
+        # (env_steps, staleness, report) of the updates since `drain` was called last
         self._reports: list[tuple[int, int, Report]] = []
 
     def _restore(self, snapshot: Snapshot) -> None:
@@ -59,7 +59,7 @@ class ParameterServer:
 
     @property
     def learning_rate(self) -> float:
-        """At the present step count."""
+        """The learning rate at the present step count."""
         return self.config.learning_rate_at(self.env_steps)
 
     @property
@@ -70,49 +70,49 @@ class ParameterServer:
         return Weights(self.updates, self.env_steps, self.flat.detach().numpy(), self.finished)
 
     def begin(self, worker: int, node_kind: str) -> Start:
-        """A worker asks where to continue from, before its first rollout."""
-        self._heard[worker] = time.monotonic()
+        """Tells a worker where to continue from, before its first rollout."""
+        self._last_heard[worker] = time.monotonic()
         return Start(self.env_steps, self.random_states.get(str(worker)), self.precisions.get(node_kind))
 
     def decide_precision(self, node_kind: str, precision: str) -> str:
-        """What workers on a kind of node compute in from here on: what the first of them that asks has chosen."""
+        """Fixes the precision of a kind of node to what its first worker has chosen, and returns it."""
         return self.precisions.setdefault(node_kind, precision)
 
     def end(self, worker: int) -> int | None:
-        """A worker is no more: the attempt that its last push came from, None if none came."""
-        self._heard.pop(worker, None)
+        """Notes that a worker has ended. Returns the attempt that its last gradient came from; None without a gradient."""
+        self._last_heard.pop(worker, None)
         return self._latest.get(worker, (None,))[0]
 
     def silences(self) -> dict[int, float]:
-        """Seconds since each worker at work began or pushed."""
+        """Returns the seconds since each worker began or pushed."""
         now = time.monotonic()
-        return {worker: now - heard for worker, heard in self._heard.items()}
+        return {worker: now - heard for worker, heard in self._last_heard.items()}
 
     def push(self, gradient: np.ndarray, report: Report) -> Weights:
-        """Applies one gradient (n,), if it is good, and answers with the weights after it.
+        """Applies one gradient (n,), unless it must be discarded, and returns the newest weights.
 
         Raises:
-            TrainingError: more than `max_bad_updates` were not finite.
+            TrainingError: more than `max_bad_updates` gradients were not finite.
         """
-        self._heard[report.worker] = time.monotonic()
+        self._last_heard[report.worker] = time.monotonic()
         if (report.attempt, report.number) <= self._latest.get(report.worker, (0, 0)):
             self.faults["duplicate"] += 1
             return self.pull()
         self._latest[report.worker] = (report.attempt, report.number)
         if report.not_finite is not None:
-            self._refuse("not_finite", report)
+            self._discard("not_finite", report)
             if self.faults["not_finite"] > self.config.max_bad_updates:
                 raise TrainingError(
                     f"{report.not_finite} was not finite in worker {report.worker} on {self.config.env}, and "
-                    f"{self.faults['not_finite']} updates had to be refused; a lower --learning-rate may help"
+                    f"{self.faults['not_finite']} updates had to be discarded; a lower --learning-rate may help"
                 )
         elif self.updates - report.version > self.config.max_staleness:
-            self._refuse("late", report)
+            self._discard("late", report)
         else:
             self._apply(gradient, report)
         return self.pull()
 
-    def _refuse(self, fault: str, report: Report) -> None:
+    def _discard(self, fault: str, report: Report) -> None:
         self.faults[fault] += 1
         self.faults["steps_lost"] += report.steps
 
@@ -131,7 +131,7 @@ class ParameterServer:
         self._reports.append((self.env_steps, staleness, report))
 
     def drain(self) -> Metrics:
-        """What happened since the last call."""
+        """Returns what happened since the last call."""
         reports, self._reports = self._reports, []
         metrics = Metrics(
             env_steps=self.env_steps,
@@ -152,7 +152,7 @@ class ParameterServer:
         return metrics
 
     def snapshot(self) -> Snapshot:
-        """Its tensors are the server's own: to be copied before the next push."""
+        """Returns the state. Its tensors are the server's own: copy them before the next push."""
         return Snapshot(
             env_steps=self.env_steps,
             updates=self.updates,

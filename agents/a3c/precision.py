@@ -1,4 +1,4 @@
-"""In which precision a worker computes its convolutions and its LSTM: most of its time goes there."""
+"""The precision of a worker's convolutions and LSTM, where most of its time goes."""
 
 import platform
 import time
@@ -9,16 +9,19 @@ import torch
 from agents.a3c.config import A3CConfig
 from neurocoder.networks.conv_lstm import FRAME, ConvLSTM
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}  # None: as the weights are kept
-ROUNDS = 3
-MARGIN = 1.1  # by which bf16 must be faster: below that it only costs digits
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+"""Each precision's type to compute in. None: the type of the weights."""
+TIMING_ROUNDS = 3
+CPU_FRAMES = 4
+BF16_MIN_SPEEDUP = 1.1
+"""A smaller gain is not worth the lost digits."""
 
 
 def choose_precision(network: ConvLSTM, config: A3CConfig) -> str:
-    """fp32 or bf16: what is configured, or for "auto" the faster one on this machine, by a test of less than a second.
+    """Returns fp32 or bf16: what is configured, or for "auto" what is faster on this machine. That takes less than a second.
 
-    GPUs and processors with instructions for bf16 gain (a run with AVX-512's is 1.7 times as fast, docs/results/a3c),
-    others lose as much or more. In a deterministic run a timing must not decide anything, so "auto" means fp32 there.
+    GPUs and processors with instructions for bf16 gain: with AVX-512's a run is 1.7 times as fast (docs/results/a3c).
+    Others lose as much or more. A deterministic run must not depend on a timing, so "auto" is fp32 there.
     """
     if config.precision != "auto":
         return config.precision
@@ -26,29 +29,32 @@ def choose_precision(network: ConvLSTM, config: A3CConfig) -> str:
 
 
 def node_kind(device: torch.device) -> str:
-    """Names the kind of machine that a worker computes on: its GPU, or its processor with its instructions for bf16."""
+    """Names what a worker computes on: its GPU, or its processor and its instructions for bf16."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    about = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    flags = about.get("flags", "").split()
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    flags = facts.get("flags", "").split()
     bf16 = [name for name in ("amx_bf16", "avx512_bf16") if name in flags]
-    return " ".join([about.get("model name", platform.machine()), *bf16])
+    return " ".join([facts.get("model name", platform.machine()), *bf16])
 
 
 def faster_precision(network: ConvLSTM, *, games: int) -> str:
-    """fp32 or bf16, by the time that features of some frames and their gradient take. The network stays as it is."""
+    """Times the features of some frames and their gradient in both precisions. The network stays as it is."""
     device = network.lstm.bias_ih.device
-    own = torch.Generator(device)  # not the one that the run draws from
+    generator = torch.Generator(device)  # leaves the run's random state alone
+    # A few frames are enough on a CPU. On a GPU they would only time the transfer.
     if device.type == "cpu":
-        games = min(games, 4)  # enough to see it there; of a GPU they would only time the way to it
-    frames = torch.randint(256, (games, 1, FRAME, FRAME), dtype=torch.uint8, device=device, generator=own)
+        games = min(games, CPU_FRAMES)
+    frames = torch.randint(
+        256, (games, 1, FRAME, FRAME), dtype=torch.uint8, device=device, generator=generator
+    )
     before, parameters = network.compute_dtype, list(network.convolutions.parameters())
     seconds = dict.fromkeys(PRECISIONS, float("inf"))
-    for _ in range(ROUNDS):
+    for _ in range(TIMING_ROUNDS):
         for name, dtype in PRECISIONS.items():
             network.compute_dtype = dtype
             _wait_for(device)
@@ -59,7 +65,7 @@ def faster_precision(network: ConvLSTM, *, games: int) -> str:
         if max(seconds.values()) > 2 * min(seconds.values()):
             break
     network.compute_dtype = before
-    return "bf16" if MARGIN * seconds["bf16"] < seconds["fp32"] else "fp32"
+    return "bf16" if BF16_MIN_SPEEDUP * seconds["bf16"] < seconds["fp32"] else "fp32"
 
 
 def _wait_for(device: torch.device) -> None:

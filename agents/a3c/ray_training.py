@@ -1,8 +1,8 @@
 """A3C on Ray: the parameter server and the rollout workers as actors.
 
-Each worker pushes a gradient and gets the new weights in the answer; nobody waits for anybody else. A worker that dies or
-hangs is started anew. The parameter server has the only copy of the weights: if it dies, the run ends, to be resumed from its
-newest checkpoint.
+Each worker pushes a gradient and receives the newest weights in the answer. Nobody waits for anybody else. A worker that dies
+or hangs is restarted. The parameter server has the only copy of the weights. If it dies, the run ends and can be resumed from
+its newest checkpoint.
 """
 
 import os
@@ -29,7 +29,7 @@ from agents.ray_cluster import beside_driver, check_room, connect
 
 @ray.remote
 class ServerActor:
-    """The parameter server as an actor; calls are served one after another."""
+    """The parameter server as an actor. It serves one call after another."""
 
     def __init__(self, config: A3CConfig, snapshot: Snapshot | None):
         return_freed_memory()
@@ -58,18 +58,18 @@ class ServerActor:
         return self.server.drain()
 
     def snapshot(self) -> Snapshot:
-        """With arrays for tensors: those go into the object store at once, without copies that this process' heap would keep."""
+        """Returns the state with arrays in place of tensors, which Ray would copy once more on this process's heap."""
         return self.server.snapshot().map(Tensor.numpy)
 
 
 def work(config: A3CConfig, index: int, attempt: int, server: ActorHandle) -> None:
-    """A worker's life: rollout, push, again, until the run has taken its steps."""
+    """Repeats rollout and push until the run has taken all its steps."""
     torch.set_num_threads(config.cpus_per_worker)
     worker = begin_worker(
         config,
         index,
-        lambda *asked: ray.get(server.begin.remote(*asked)),
-        lambda *asked: ray.get(server.decide_precision.remote(*asked)),
+        lambda *arguments: ray.get(server.begin.remote(*arguments)),
+        lambda *arguments: ray.get(server.decide_precision.remote(*arguments)),
         attempt=attempt,
     )
     weights = ray.get(server.pull.remote())
@@ -94,38 +94,38 @@ class Worker:
     index: int
     attempt: int
     actor: ActorHandle
-    deaths: int
-    """In a row, with no push in between."""
+    failures: int
+    """Consecutive failures, without a gradient in between."""
     first_cause: str
-    """Of these deaths."""
+    """Cause of the first of these failures."""
 
 
 class RayTraining(Training):
-    """Starts the actors and watches over them."""
+    """Starts the actors, and restarts workers that fail."""
 
     def __init__(self, config: A3CConfig, snapshot: Snapshot | None, *, address: str | None):
         return_freed_memory()
         self.config = config
-        # A local cluster is told of as many CPUs as the workers take, so that it starts all of them on a smaller machine too.
+        # A local cluster offers as many CPUs as the workers ask for, so that all of them start on a smaller machine, too.
         cores = os.cpu_count() or 1
-        asked = 0 if config.workers == "auto" else config.workers * config.cpus_per_worker
-        self.connected = connect(address, cpus=max(asked, cores))
+        needed = 0 if config.workers == "auto" else config.workers * config.cpus_per_worker
+        self.connected = connect(address, cpus=max(needed, cores))
         try:
             workers = 1 if config.workers == "auto" else config.workers
             check_room(workers, "workers", cpus=config.cpus_per_worker, gpus=config.gpus_per_worker)
         except TrainingError:
             self._disconnect()
             raise
-        # Workers are spread over the nodes, but a sweep's stay in the placement group of their run.
+        # Workers are spread over the nodes. Those of a sweep stay in the placement group of their run.
         self.spread = "SPREAD" if get_current_placement_group() is None else beside_driver()
-        placed = ServerActor.options(  # type: ignore[attr-defined]
+        placed_server = ServerActor.options(  # type: ignore[attr-defined]
             num_cpus=0,
             scheduling_strategy=beside_driver(),
-            enable_task_events=False,  # Ray's server would keep 4 kB for each of the last 100,000 pushes
+            enable_task_events=False,  # Ray would keep 4 kB for each of the last 100,000 pushes
         )
-        self.server = placed.remote(config, snapshot)
-        self.running: dict[Any, Worker] = {}  # by the answer that comes when the worker ends
-        self.at_work = 0  # those that have found a place
+        self.server = placed_server.remote(config, snapshot)
+        self.running: dict[Any, Worker] = {}  # by the reference that is ready when the worker ends
+        self.at_work = 0  # workers that have found a place
         self.restarts = 0
         self.closed = False
         self.messages: list[str] = []
@@ -169,47 +169,49 @@ class RayTraining(Training):
         return self._ask(self.server.snapshot.remote()).map(torch.tensor)
 
     def _free_places(self) -> int:
-        """Workers that the cluster's free cores and GPUs would hold."""
+        """Returns the number of workers that the cluster's free cores and GPUs would hold."""
         free, config = ray.available_resources(), self.config
         places = free.get("CPU", 0) / config.cpus_per_worker
         if config.gpus_per_worker:
             places = min(places, free.get("GPU", 0) / config.gpus_per_worker)
         return int(places)
 
-    def _start(self, index: int, *, attempt: int = 0, deaths: int = 0, first_cause: str = "") -> None:
+    def _start(self, index: int, *, attempt: int = 0, failures: int = 0, first_cause: str = "") -> None:
         config = self.config
         actor = WorkerActor.options(  # type: ignore[attr-defined]
             num_cpus=config.cpus_per_worker, num_gpus=config.gpus_per_worker, scheduling_strategy=self.spread
         ).remote()
         answer = actor.work.remote(config, index, attempt, self.server)
-        self.running[answer] = Worker(index, attempt, actor, deaths, first_cause)
+        self.running[answer] = Worker(index, attempt, actor, failures, first_cause)
 
     def _restart(self, worker: Worker, cause: str) -> None:
         ray.kill(worker.actor)
         pushed = self._ask(self.server.end.remote(worker.index))
-        deaths, first_cause = worker.deaths + 1, worker.first_cause or cause
+        failures, first_cause = worker.failures + 1, worker.first_cause or cause
         if pushed == worker.attempt:  # it had been at work
-            deaths, first_cause = 1, cause
+            failures, first_cause = 1, cause
         name = f"worker {worker.index} on {self.config.env}"
-        if deaths > self.config.max_restarts:
-            raise TrainingError(f"{name} failed {deaths} times in a row; the first time: {first_cause}")
+        if failures > self.config.max_restarts:
+            raise TrainingError(f"{name} failed {failures} times in a row; the first time: {first_cause}")
         self.restarts += 1
-        self.messages.append(f"{name} is started anew, restart {self.restarts} of this run: {cause}")
-        self._start(worker.index, attempt=worker.attempt + 1, deaths=deaths, first_cause=first_cause)
+        self.messages.append(f"{name} is restarted, restart {self.restarts} of this run: {cause}")
+        self._start(worker.index, attempt=worker.attempt + 1, failures=failures, first_cause=first_cause)
 
     def _end_stalled(self, silences: dict[int, float]) -> None:
         for worker in self.running.values():
             silent = silences.get(worker.index, 0.0)
             if silent > self.config.stall_seconds:
                 self.messages.append(
-                    f"worker {worker.index} on {self.config.env} has pushed nothing for {silent:.0f} s and is killed"
+                    f"worker {worker.index} on {self.config.env} has sent no gradient for {silent:.0f} s and is killed"
                 )
                 ray.kill(worker.actor)
-                self.server.end.remote(worker.index)  # not to be found again before its end is noticed
+                self.server.end.remote(
+                    worker.index
+                )  # so that it is not killed again before its end is noticed
 
     @staticmethod
     def _ask(answer: Any) -> Any:
-        """The parameter server's answer."""
+        """Waits for the parameter server's answer. Raises TrainingError if the server failed."""
         try:
             return ray.get(answer)
         except RayError as error:
@@ -230,14 +232,14 @@ class RayTraining(Training):
 
 
 def _root(error: BaseException) -> BaseException:
-    """The exception that was raised in an actor, perhaps on its way through others; or what Ray has to say itself."""
+    """Returns the exception that was raised in an actor, or else Ray's own."""
     while isinstance(error, RayTaskError):
         error = error.cause
     return error
 
 
 def _cause(error: RayError) -> str:
-    """In one line: the exception that was raised in an actor, or how its process ended."""
+    """Says in one line what exception was raised in an actor, or how its process ended."""
     root = _root(error)
     if isinstance(root, RayError):
         return str(root).strip().splitlines()[-1].split(" Some common causes")[0]

@@ -1,11 +1,12 @@
 """A rollout worker: plays its games with the current policy and turns each rollout into one gradient.
 
-It knows nothing of Ray. Shapes: T steps, N games, n parameters.
+It knows nothing of Ray. Shapes: T steps, N games, A actions, n parameters.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,12 +15,12 @@ from torch import Tensor
 
 from agents.a3c.config import A3CConfig
 from agents.a3c.flat_parameters import flatten_parameters
-from agents.a3c.loss import actor_critic_losses
 from agents.a3c.messages import Report, Start
 from agents.a3c.precision import PRECISIONS, choose_precision, node_kind
 from agents.a3c.returns import generalised_advantages
 from agents.actor_critic.diagnostics import describe_rollout
-from agents.actor_critic.network import build_network
+from agents.actor_critic.loss import actor_critic_losses
+from agents.actor_critic.network import BLOCKS, build_network
 from agents.freed_memory import keep_freed_memory
 from envs.atari import AtariGames, Episode, action_names
 from neurocoder import NeurocoderLinear, auxiliary_loss
@@ -27,8 +28,8 @@ from neurocoder.kernels.convolutions import Activations
 from neurocoder.kernels.lstm import LSTMWeights
 from neurocoder.networks.conv_lstm import State
 
-TRACE_EVERY = 50  # rollouts between two looks at the attention of a Neurocoder head
-BLOCKS = ("convolutions", "lstm", "actor", "critic")  # of the network, in the order of their parameters
+TRACE_EVERY = 50
+"""Rollouts between two reports of a Neurocoder layer's attention."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,21 @@ class Rollout:
     activations: list[Activations]  # of the convolutions, for the N frames of each step
     start: Tensor  # (T, N) bool: the LSTM's state is zero before this step
     actions: Tensor  # (T, N) int64
-    rewards: Tensor  # (T, N), clipped; NaN where the game gave no finite one
+    rewards: Tensor  # (T, N), clipped; NaN where the game's reward was not finite
     terminated: Tensor  # (T, N) bool
     truncated: Tensor  # (T, N) bool
-    valid: (
-        Tensor  # (T, N) bool: False where the action was ignored, since a game restarted or FIRE was pressed
-    )
+    valid: Tensor  # (T, N) bool: False where the action was ignored, after a restart or for FIRE
     kl: Tensor | None  # scalar, nats: from the policy before the last update to the one after it
     episodes: list[Episode]
+
+
+class Answers(NamedTuple):
+    """What the network answers to a rollout."""
+
+    hidden: Tensor  # (T, N, 512), outputs of the LSTM
+    logits: Tensor  # (T, N, A)
+    values: Tensor  # (T, N)
+    next_value: Tensor  # (N,), of the frame after the rollout, without a graph
 
 
 class RolloutWorker:
@@ -61,8 +69,12 @@ class RolloutWorker:
         random_state: Tensor | None = None,
         precision: str | None = None,
     ):
-        """`env_steps` and `random_state`: where the run continues from; games restart there. `precision`: fp32 or bf16; None
-        chooses (`choose_precision`)."""
+        """
+        Args:
+            attempt: how often the worker has been restarted.
+            env_steps, random_state: where the run continues from. The games restart.
+            precision: fp32 or bf16; None chooses (`choose_precision`).
+        """
         keep_freed_memory()
         self.config, self.index, self.attempt = config, index, attempt
         self.device = torch.device("cuda" if config.gpus_per_worker else "cpu")
@@ -72,76 +84,80 @@ class RolloutWorker:
         self.weights, self.gradient = flatten_parameters(self.network)
         self.set_precision(precision or choose_precision(self.network, config))
         self.generator = torch.Generator(self.device).manual_seed(config.seed * 1000 + index)
+        # The state of a CPU's generator has another size than that of a GPU's.
         if random_state is not None and random_state.shape == self.generator.get_state().shape:
-            self.generator.set_state(random_state)  # a CPU's state says nothing to a GPU's generator
+            self.generator.set_state(random_state)
         self.games = AtariGames(settings, config.envs_per_worker, threads=config.cpus_per_worker)
         self.rollouts = 0
         self.restart_games(env_steps)
-        self.ended = time.perf_counter()  # the last rollout
+        self.last_end = time.perf_counter()
 
     def restart_games(self, env_steps: int) -> None:
-        """Begins all games anew, from seeds that follow from the run's seed, the worker and the step count."""
+        """Starts new games. Their seeds follow from the run's seed, the worker and the step count."""
         frames = self.games.reset([self.config.seed, self.index, env_steps])
         self.frames = torch.from_numpy(frames).to(self.device)
         self.start = torch.ones(self.games.count, dtype=torch.bool, device=self.device)
         self.state = self.network.initial_state(self.games.count)
-        self.last_policy: Tensor | None = (
-            None  # (N, A), log-probabilities for `frames`, before the last update
-        )
+        # (N, A), log-probabilities for `frames` before the last update
+        self.last_policy: Tensor | None = None
 
     def set_precision(self, name: str) -> None:
-        """Computes in fp32 or bf16 from here on."""
+        """Computes in fp32 or bf16 from now on."""
         self.precision, self.network.compute_dtype = name, PRECISIONS[name]
 
     def load(self, weights: np.ndarray) -> None:
-        """Takes over the shared weights (n,)."""
+        """Copies the shared weights (n,) into the network."""
         self.weights.copy_(torch.from_numpy(weights))
 
     def rollout(self, version: int, env_steps: int) -> tuple[np.ndarray, Report]:
-        """Plays T steps in all games with weights of this version, which the run had after `env_steps` agent steps: gradient
-        (n,), clipped, and what happened."""
-        first_state = self.state
-        began = time.perf_counter()
-        lstm = self.network.lstm_weights()
-        played = self._play(lstm)
-        over = time.perf_counter()
-        scalars, total, hidden = self._losses(
-            played, first_state, lstm, self.config.entropy_weight_at(env_steps)
-        )
-        self.gradient.zero_()
-        total.backward()
-        norms = torch.stack([block.norm() for block in self._blocks()])
-        norm = norms.norm()
-        self.gradient *= (self.config.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
+        """Plays T steps in all games, and differentiates the loss.
+
+        Args:
+            version: of the weights that were loaded.
+            env_steps: agent steps that the run had taken at this version.
+
+        Returns:
+            The gradient (n,), clipped, and what happened.
+        """
+        started = time.perf_counter()
+        first_state, lstm_weights = self.state, self.network.lstm_weights()
+        rollout = self._play(lstm_weights)
+        played = time.perf_counter()
+        answers = self._unroll(rollout, first_state, lstm_weights)
+        loss, scalars = self._loss(rollout, answers, self.config.entropy_weight_at(env_steps))
+        norm, norms = self._differentiate(loss)
         vector = self.gradient.cpu().numpy()
         self.rollouts += 1
-        before, self.ended = self.ended, time.perf_counter()
+        last_end, self.last_end = self.last_end, time.perf_counter()
         report = Report(
             worker=self.index,
             attempt=self.attempt,
             number=self.rollouts,
             version=version,
-            steps=int(played.valid.sum()),
-            scalars=scalars
-            | {"gradients/norm": norm.item()}
-            | {f"gradients/norm_{name}": value for name, value in zip(BLOCKS, norms.tolist(), strict=True)},
-            seconds={"exchange": began - before, "play": over - began, "gradient": self.ended - over},
-            episodes=played.episodes,
+            steps=int(rollout.valid.sum()),
+            scalars=scalars | norms,
+            seconds={
+                "exchange": started - last_end,
+                "play": played - started,
+                "gradient": self.last_end - played,
+            },
+            episodes=rollout.episodes,
             random_state=self.generator.get_state(),
-            not_finite=self._not_finite(played.rewards, norm),
-            attention=self._attention(hidden) if self.rollouts % TRACE_EVERY == 1 else None,
+            not_finite=self._not_finite(rollout.rewards, norm),
+            attention=self._attention(answers.hidden) if self.rollouts % TRACE_EVERY == 1 else None,
         )
         return vector, report
 
     @torch.no_grad()
-    def _play(self, lstm: LSTMWeights) -> Rollout:
-        """Acts for T steps. What the convolutions leave is kept for the gradient, so they run once a frame."""
+    def _play(self, lstm_weights: LSTMWeights) -> Rollout:
+        """Acts for T steps. The convolutions' activations are kept for the gradient, so they run once a frame."""
         network, state = self.network, self.state
         activations, starts, actions, steps, kl = [], [], [], [], None
         for t in range(self.config.rollout_steps):
             activations.append(network.activations(self.frames))
             starts.append(self.start)
-            hidden, state = network.step(network.features_of(activations[-1:]), state, self.start, lstm)
+            features = network.features_of(activations[-1:])  # (N, 1024)
+            hidden, state = network.step(features, state, self.start, lstm_weights)
             log_policy = network.actor(hidden).log_softmax(dim=-1)  # (N, A)
             if t == 0 and self.last_policy is not None:
                 kl = F.kl_div(log_policy, self.last_policy, reduction="batchmean", log_target=True)
@@ -168,54 +184,68 @@ class RolloutWorker:
             episodes=[episode for step in steps for episode in step.episodes],
         )
 
-    def _losses(
-        self, played: Rollout, first_state: State, lstm: LSTMWeights, entropy_weight: float
-    ) -> tuple[dict[str, float], Tensor, Tensor]:
-        """Scalars by tag, the loss to differentiate and the LSTM's outputs (T, N, 512), detached.
+    def _unroll(self, rollout: Rollout, first_state: State, lstm_weights: LSTMWeights) -> Answers:
+        """Runs the network over a rollout with a graph, and keeps the LSTM's state for the next rollout.
 
-        The LSTM acted without graph; it runs again over the whole rollout, which leaves the state for the next one.
+        The LSTM acted without a graph. Running it over all steps at once is cheaper than a graph while acting.
         """
-        config, network = self.config, self.network
-        features = network.features_of(played.activations).unflatten(0, played.start.shape)  # (T, N, 1024)
-        hidden, (h, c) = network.recur(features, first_state, played.start, lstm)  # (T, N, 512)
+        network = self.network
+        features = network.features_of(rollout.activations).unflatten(0, rollout.start.shape)  # (T, N, 1024)
+        hidden, (h, c) = network.recur(features, first_state, rollout.start, lstm_weights)  # (T, N, 512)
         self.state = (h.detach(), c.detach())
         logits = network.actor(hidden)  # (T, N, A)
         values = network.critic(hidden).squeeze(-1)  # (T, N)
         with torch.no_grad():
-            last_hidden, _ = network.step(network.features(self.frames), self.state, self.start, lstm)
-            last_value = network.critic(last_hidden).squeeze(-1)  # (N,)
-            self.last_policy = network.actor(last_hidden).log_softmax(dim=-1)  # (N, A)
-            advantages, returns = generalised_advantages(
-                played.rewards,
-                torch.cat((values, last_value.unsqueeze(0))),
-                played.terminated,
-                played.truncated,
-                gamma=config.gamma,
-                gae_lambda=config.gae_lambda,
-            )
-        policy, value, entropy = actor_critic_losses(
-            logits, values, played.actions, advantages, returns, played.valid
+            next_features = network.features(self.frames)  # (N, 1024)
+            next_hidden, _ = network.step(next_features, self.state, self.start, lstm_weights)
+            next_value = network.critic(next_hidden).squeeze(-1)  # (N,)
+            self.last_policy = network.actor(next_hidden).log_softmax(dim=-1)  # (N, A)
+        return Answers(hidden, logits, values, next_value)
+
+    def _loss(
+        self, rollout: Rollout, answers: Answers, entropy_weight: float
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Returns the loss, a scalar with a graph, and what TensorBoard shows of it, by tag."""
+        config = self.config
+        advantages, returns = generalised_advantages(
+            rollout.rewards,
+            torch.cat((answers.values.detach(), answers.next_value.unsqueeze(0))),
+            rollout.terminated,
+            rollout.truncated,
+            gamma=config.gamma,
+            gae_lambda=config.gae_lambda,
         )
-        orthogonality = auxiliary_loss(network)
-        total = policy + config.value_weight * value - entropy_weight * entropy + orthogonality
+        policy, value, entropy = actor_critic_losses(
+            answers.logits, answers.values, rollout.actions, advantages, returns, rollout.valid
+        )
+        orthogonality = auxiliary_loss(self.network)
+        loss = policy + config.value_weight * value - entropy_weight * entropy + orthogonality
         scalars = {
             "losses/policy": policy.item() / config.rollout_steps,
             "losses/value": value.item() / config.rollout_steps,
             "losses/entropy": entropy.item() / config.rollout_steps,
             "losses/orthogonality": orthogonality.item(),
         }
-        scalars |= describe_rollout(values, advantages, returns, played.actions, played.valid, self.actions)
-        if played.kl is not None:
-            scalars["policy/kl"] = played.kl.item()
-        return scalars, total, hidden.detach()
+        scalars |= describe_rollout(
+            answers.values, advantages, returns, rollout.actions, rollout.valid, self.actions
+        )
+        if rollout.kl is not None:
+            scalars["policy/kl"] = rollout.kl.item()
+        return loss, scalars
 
-    def _blocks(self) -> list[Tensor]:
-        """The gradient of each of `BLOCKS`, a view of the whole one."""
+    def _differentiate(self, loss: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Computes the gradient and clips it. Returns its norm before that, and the norms of its blocks by TensorBoard tag."""
+        self.gradient.zero_()
+        loss.backward()
         sizes = [sum(p.numel() for p in self.network.get_submodule(name).parameters()) for name in BLOCKS]
-        return list(self.gradient.split(sizes))
+        norms = torch.stack([block.norm() for block in self.gradient.split(sizes)])
+        norm = norms.norm()
+        self.gradient *= (self.config.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
+        scalars = {f"gradients/norm_{name}": x for name, x in zip(BLOCKS, norms.tolist(), strict=True)}
+        return norm, {"gradients/norm": norm.item()} | scalars
 
     def _not_finite(self, rewards: Tensor, norm: Tensor) -> str | None:
-        """What to tell of a rollout with rewards (T, N) and this norm of the gradient."""
+        """Names the first NaN or infinity among rewards (T, N) and the gradient with this norm; None if all are finite."""
         if not rewards.isfinite().all():
             return "the reward of a game"
         if norm.isfinite():
@@ -226,10 +256,10 @@ class RolloutWorker:
         return "the norm of the gradient"
 
     def _attention(self, hidden: Tensor) -> np.ndarray | None:
-        """Mean over a rollout and the attention steps, (3, H, P), if the actor is a Neurocoder layer."""
+        """The mean attention over a rollout and the attention steps, (3, H, P); None if the actor is no Neurocoder layer."""
         if not isinstance(self.network.actor, NeurocoderLinear):
             return None
-        return self.network.actor.trace(hidden).attention.mean(dim=(0, 1, 2)).cpu().numpy()
+        return self.network.actor.trace(hidden.detach()).attention.mean(dim=(0, 1, 2)).cpu().numpy()
 
 
 def begin_worker(
@@ -240,7 +270,7 @@ def begin_worker(
     *,
     attempt: int = 0,
 ) -> RolloutWorker:
-    """A worker that continues where the parameter server says, in the precision that all workers on its kind of node have.
+    """Makes a worker that continues where the parameter server says, in the precision that is used on its kind of node.
 
     Args:
         begin, decide_precision: the methods of `ParameterServer`, called here or through Ray.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
-    """1 - Var(returns - values) / Var(returns), both (n,): 1 is a perfect critic, 0 one that knows no more than the mean.
+    """Returns 1 - Var(returns - values) / Var(returns), both (n,). 1 is a perfect critic, 0 is one that knows only the mean.
 
     NaN if all returns are equal.
     """
@@ -19,13 +19,13 @@ def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
 def describe_rollout(
     values: Tensor, advantages: Tensor, returns: Tensor, actions: Tensor, valid: Tensor, names: Sequence[str]
 ) -> dict[str, float]:
-    """Scalars by tag of any number of steps. Those that cannot be told are left out.
+    """Returns scalars by tag for some steps. Those that are not finite are left out.
 
     Args:
-        values, advantages, returns: of each step, all of one shape.
-        actions: of the same shape, int64.
-        valid: of the same shape, bool, False where a step does not count.
-        names: of the actions.
+        values, advantages, returns: one number for each step, all of one shape.
+        actions: the same shape, int64.
+        valid: the same shape, bool; False where a step does not count.
+        names: the actions' names.
     """
     if not valid.any():
         return {}
@@ -40,6 +40,6 @@ def describe_rollout(
 
 
 def means(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The mean of each name over the rows that have it."""
+    """Returns the mean of each name over the rows that have it."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}

@@ -7,6 +7,9 @@ from envs.atari import action_count
 from neurocoder.networks.conv_lstm import ConvLSTM
 from neurocoder.output_layers import OutputLayer, configured_layer
 
+BLOCKS = ("convolutions", "lstm", "actor", "critic")
+"""The parts of the network, in the order of their parameters."""
+
 
 def build_network(settings: PolicySettings) -> ConvLSTM:
     """The actor-critic for the game and with the output layers of these settings. torch's global generator draws the weights."""

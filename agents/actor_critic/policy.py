@@ -1,4 +1,4 @@
-"""A trained policy, to be played with.
+"""A trained policy that plays.
 
 policy = load_policy("runs/Pong-neurocoder-...")
 state = policy.initial_state()
@@ -18,36 +18,36 @@ from neurocoder.networks.conv_lstm import FRAME, HIDDEN, ConvLSTM, State
 
 
 class Opinion(NamedTuple):
-    """What a policy thinks of frames."""
+    """A policy's value and action probabilities for frames."""
 
     value: np.ndarray
-    """(N,) float32: the discounted clipped reward that it expects. A number for a single frame."""
+    """(N,) float32: the discounted sum of clipped rewards that the policy expects. A number for a single frame."""
     probabilities: np.ndarray
-    """(N, A) float32: how likely it takes each of `Policy.actions`. (A,) for a single frame."""
+    """(N, A) float32: the probability of each of `Policy.actions`. (A,) for a single frame."""
 
 
 class Policy:
     """A network and the settings of the game it was trained on.
 
     Attributes:
-        settings: of the game, lives included, as in training.
-        actions: names of the actions, as in ("NOOP", "FIRE", "RIGHT", "LEFT").
-        network: the actor-critic; `network.actor` is the output layer whose program depends on the input.
+        settings: the game's settings in training, including how lives are treated.
+        actions: the actions' names, as in ("NOOP", "FIRE", "RIGHT", "LEFT").
+        network: the actor-critic; `network.actor` is the output layer that may be a Neurocoder.
     """
 
     def __init__(self, network: ConvLSTM, settings: AtariSettings, *, seed: int = 0):
-        """`seed`: decides which actions are sampled."""
+        """`seed` decides which actions are sampled."""
         self.network = network.eval().requires_grad_(False)
         self.settings, self.actions = settings, action_names(settings.rom)
         self.device = network.lstm.bias_ih.device
         self.seed(seed)
 
     def seed(self, seed: int) -> None:
-        """Starts the sequence of random numbers that actions are sampled with."""
+        """Restarts the random numbers that actions are sampled with."""
         self._generator = torch.Generator(self.device).manual_seed(seed)
 
     def initial_state(self, games: int = 1) -> State:
-        """The LSTM's state before the first frame of N games: zeros (N, 512), twice."""
+        """Returns the LSTM's state before the first frame of N games: zeros (N, 512), twice."""
         return self.network.initial_state(games)
 
     @overload
@@ -85,15 +85,15 @@ class Policy:
         Args:
             frames: (N, 1, 80, 80) uint8, or one frame (1, 80, 80).
             state: from `initial_state`, or from the last `act`.
-            start: (N,) bool, whether an episode starts with this frame: its row of the state counts as zero. A bool for all.
+            start: (N,) bool, True where an episode starts with this frame, so that the state before it is zero. Or one bool for all.
             greedy: take the likeliest action; otherwise sample, as in training.
-            with_opinion: return an `Opinion`, too.
+            with_opinion: also return an `Opinion`.
 
         Returns:
-            Actions (N,) int64, a single integer for one frame; the state after these frames; the opinion if it is asked for.
+            Actions (N,) int64, or a single integer for one frame. The state after these frames. The opinion, if asked for.
 
         Raises:
-            ValueError: frames of another shape or type, a state or `start` that is not of N games.
+            ValueError: frames of another shape or type, or a state or `start` for another number of games.
         """
         x = torch.as_tensor(frames)
         if x.dtype != torch.uint8 or x.dim() not in (3, 4) or x.shape[-3:] != (1, FRAME, FRAME):

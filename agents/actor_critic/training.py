@@ -13,26 +13,26 @@ from envs.atari import Episode
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that a run needs to continue, between two updates."""
+    """All that a run needs to continue. It is taken between two updates."""
 
     env_steps: int
     updates: int
     episodes: int
     recent_returns: list[float]
     parameters: dict[str, Tensor]
-    """By name, as in the network's state dict."""
+    """The network's state dict."""
     optimizer: dict[str, Tensor]
-    """Statistics over the flat parameter vector, by name."""
+    """The optimiser's statistics, by name."""
     random_states: dict[str, Tensor]
-    """State of each worker's action generator, by the worker's number, uint8."""
+    """State of each worker's action generator, uint8, by the worker's number."""
     precisions: dict[str, str] = field(default_factory=dict)
-    """What workers compute in, fp32 or bf16, by kind of node."""
+    """Precision of the workers, fp32 or bf16, by kind of node."""
     attention: np.ndarray | None = None
-    """The latest mean attention over slots, (3, H, P), for a picture; not needed to continue."""
+    """The latest mean attention over slots, (3, H, P). It is drawn, and not needed to continue."""
 
     @property
     def mean_return(self) -> float | None:
-        """Over the last 20 games; None before the first has ended."""
+        """Mean score of the last 20 finished games; None before the first."""
         return float(np.mean(self.recent_returns)) if self.recent_returns else None
 
     def parts(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -77,7 +77,7 @@ class Snapshot:
 
 @dataclass
 class Metrics:
-    """What happened since the last look."""
+    """What happened since metrics were taken last."""
 
     env_steps: int
     updates: int
@@ -85,29 +85,29 @@ class Metrics:
     entropy_weight: float
     mean_return: float | None
     scalars: dict[str, float] = field(default_factory=dict)
-    """Means over the updates since the last look, by TensorBoard tag (docs/curves.md). Empty if there was no update."""
+    """Means over the updates, by TensorBoard tag (docs/curves.md). Empty without an update."""
     precisions: dict[str, str] = field(default_factory=dict)
-    """What workers compute in, fp32 or bf16, by kind of node."""
+    """Precision of the workers, fp32 or bf16, by kind of node."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """What a worker spent on an update, means since the last look: exchange, play, gradient."""
+    """Mean time of a worker per update, by part: exchange, play, gradient."""
     staleness: float | None = None
-    """Mean number of versions that a gradient's weights were behind when it came."""
+    """Mean number of updates between a gradient's weights and the weights it was applied to."""
     episodes: list[tuple[int, Episode]] = field(default_factory=list)
-    """With the step count at which each was reported."""
+    """Finished games, each with the step count at which it was reported."""
     attention: np.ndarray | None = None
-    """The latest mean attention over slots, (3, H, P)."""
+    """The latest mean attention over slots, (3, H, P), of a Neurocoder actor."""
     workers: int = 1
-    """At work now."""
+    """Workers that are playing now."""
     faults: dict[str, int] = field(default_factory=dict)
-    """Counts since the start of this process: pushes refused as duplicate, late or not_finite, restarts of workers, and
-    steps_lost, the steps whose gradients were never applied, or at most that many."""
+    """Counts since the start of this process: gradients discarded as duplicate, late or not_finite, restarts of
+    workers, and steps_lost, an upper bound on the steps whose gradients were never applied."""
     messages: list[str] = field(default_factory=list)
-    """What went wrong since the last look, a line each."""
+    """What went wrong, one line each."""
 
 
 class Training(ABC):
     on_ray = True
-    """Whether it runs on a Ray cluster, which this process is connected to."""
+    """True if the run uses a Ray cluster that this process is connected to."""
 
     @property
     @abstractmethod
@@ -115,17 +115,17 @@ class Training(ABC):
 
     @abstractmethod
     def advance(self) -> None:
-        """Goes on with training for one update, or for about a second where updates are applied elsewhere.
+        """Trains for one update, or for about a second where another process applies the updates.
 
-        Raises TrainingError if it cannot go on."""
+        Raises TrainingError if training cannot continue."""
 
     @abstractmethod
     def drain(self) -> Metrics:
-        """What happened since the last call."""
+        """Returns what happened since the last call."""
 
     @abstractmethod
     def snapshot(self) -> Snapshot:
-        """The state between two updates."""
+        """Returns the state between two updates."""
 
     @abstractmethod
     def close(self) -> None:

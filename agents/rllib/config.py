@@ -1,4 +1,4 @@
-"""Settings of a run with RLlib's learners. Nothing heavy is imported here."""
+"""Settings of a run with RLlib's learners. torch and Ray are not needed."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,17 +18,17 @@ class RLlibConfig(ActorCriticConfig):
     fixed: ClassVar[tuple[str, ...]] = (*ActorCriticConfig.fixed, "algo")
 
     algo: str = "impala"
-    """impala, appo or ppo."""
+    """Algorithm of RLlib: impala, appo or ppo."""
     env_runners: int = 2
-    """Processes that play; 0 plays in the algorithm's own."""
+    """Processes that play games. 0 plays in the process of the algorithm."""
     envs_per_runner: int = 8
-    """Games each of them plays."""
+    """Games that each of these processes plays."""
     learners: int = 0
-    """Processes that learn; 0 learns in the algorithm's own."""
+    """Processes that learn. 0 learns in the process of the algorithm."""
     gpus_per_learner: float = 0.0
-    """GPUs a learner takes, fractions allowed."""
+    """GPUs that a learner takes; a fraction shares a GPU."""
     batch_size: int = 320
-    """Steps an update learns from, for each learner."""
+    """Agent steps in an update, for each learner."""
     learning_rate: float = 4e-4
     """Learning rate of Adam."""
 

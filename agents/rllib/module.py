@@ -1,10 +1,10 @@
-"""The A3C policy in RLlib: the same network class, the same state dict, trained by RLlib's learners.
+"""The Atari policy in RLlib: the network and the state dict of A3C, trained by RLlib's learners.
 
     config.rl_module(rl_module_spec=RLModuleSpec(NeurocoderRLModule, model_config={"policy": PolicySettings(...).to_dict()}))
     config.training(learner_class=LEARNERS["impala"])
 
-The learners add the network's auxiliary loss (the Neurocoder's orthogonality) to RLlib's. Of every update they log what A3C tells of
-one, by the same TensorBoard tags, in RLlib's results under (module, `SCALARS`).
+The learners add the network's auxiliary loss (the Neurocoder's orthogonality) to RLlib's. They log the same scalars of every
+update as A3C, by TensorBoard tag. RLlib's results have them under (module, `SCALARS`).
 Shapes: B sequences, T steps each, A actions.
 """
 
@@ -28,11 +28,10 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
 
-from agents.a3c.loss import actor_critic_losses
-from agents.a3c.worker import BLOCKS
 from agents.actor_critic.config import PolicySettings
 from agents.actor_critic.diagnostics import describe_rollout
-from agents.actor_critic.network import build_network
+from agents.actor_critic.loss import actor_critic_losses
+from agents.actor_critic.network import BLOCKS, build_network
 from neurocoder import auxiliary_loss
 from neurocoder.networks.conv_lstm import HIDDEN, ConvLSTM
 
@@ -76,12 +75,12 @@ class NeurocoderRLModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI):
 
     def forward_target(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         hidden, _ = _hidden(self.target, batch)
-        self.target_logits = self.target.actor(hidden)  # of the latest batch, for the learner's scalars
+        self.target_logits = self.target.actor(hidden)  # for the learner's scalars
         return {TARGET_NETWORK_ACTION_DIST_INPUTS: self.target_logits}
 
 
 def _hidden(network: ConvLSTM, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The LSTM's outputs (B, T, 512) and its state (B, 512) after the last step. RLlib's sequences do not cross episodes."""
+    """Returns the LSTM's outputs (B, T, 512) and its state (B, 512) after the last step. No sequence crosses an episode's end."""
     frames, state = batch[Columns.OBS], batch[Columns.STATE_IN]  # (B, T, 1, 80, 80)
     features = network.features(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])  # (B, T, 1024)
     start = torch.zeros(frames.shape[1::-1], dtype=torch.bool, device=frames.device)  # (T, B)
@@ -90,10 +89,10 @@ def _hidden(network: ConvLSTM, batch: dict[str, Any]) -> tuple[Tensor, dict[str,
 
 
 class _Learner:
-    """What the three learners add to RLlib's."""
+    """Adds the auxiliary loss and the scalars to a learner of RLlib."""
 
     policy_loss: ClassVar[str]
-    """RLlib's name of the policy loss that is a mean over steps."""
+    """The name under which RLlib logs the policy loss, a mean over steps."""
 
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
@@ -131,16 +130,16 @@ class _Learner:
         )
 
     def log_scalars(self, module_id: str, scalars: dict[str, float]) -> None:
-        """The results have their means over the updates."""
+        """Logs scalars. RLlib's results have their means over the updates."""
         self.metrics.log_dict(scalars, key=(module_id, SCALARS), reduce="mean")  # type: ignore[attr-defined]
 
     def advantages(
         self, module: NeurocoderRLModule, config: Any, batch: dict[str, Any], logits: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The advantages and the targets of the values, (B, T) each, that the loss was computed with.
+        """Returns the advantages and the values' targets, (B, T) each, that the loss was computed with.
 
         Args:
-            logits, values: (B, T, A) and (B, T), of the policy that learns.
+            logits, values: (B, T, A) and (B, T), from the policy that learns.
         """
         raise NotImplementedError
 
@@ -169,7 +168,7 @@ class PPOLearner(_Learner, PPOTorchLearner):
     def advantages(
         self, module: NeurocoderRLModule, config: Any, batch: dict[str, Any], logits: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor]:
-        # Those in the batch are standardised, so their RMS would always be 1.
+        # The batch has standardised advantages, whose RMS would always be 1.
         targets = batch[Postprocessing.VALUE_TARGETS]
         return targets - values, targets
 
@@ -180,20 +179,20 @@ LEARNERS = {"impala": IMPALALearner, "appo": APPOLearner, "ppo": PPOLearner}
 def describe_update(
     batch: dict[str, Any], logits: Tensor, values: Tensor, advantages: Tensor, returns: Tensor
 ) -> dict[str, float]:
-    """Scalars by tag: means over the steps that count. Actions have numbers in the place of names.
+    """Returns means over the valid steps, by TensorBoard tag. Actions are named by their numbers.
 
     Args:
-        batch: RLlib's. Its loss mask leaves out padding and the step that is added to a sequence for its last value.
-        logits: (B, T, A), of the policy that learns; the batch has those of the policy that acted.
+        batch: RLlib's. Its loss mask excludes padding and the step that is added to a sequence for its last value.
+        logits: (B, T, A), from the policy that learns. The batch has those of the policy that acted.
         values, advantages, returns: (B, T).
     """
     valid, actions = batch[Columns.LOSS_MASK].bool(), batch[Columns.ACTIONS].long()
     names = [str(number) for number in range(logits.shape[-1])]
     scalars = describe_rollout(values, advantages, returns, actions, valid, names)
-    acted = batch[Columns.ACTION_DIST_INPUTS][valid].log_softmax(dim=-1)  # (steps that count, A)
+    acted = batch[Columns.ACTION_DIST_INPUTS][valid].log_softmax(dim=-1)  # (valid steps, A)
     learning = logits[valid].log_softmax(dim=-1)
-    # As one step of many games.
-    flat = [each[valid].unsqueeze(0) for each in (logits, values, actions, advantages, returns, valid)]
+    # The loss function sees the valid steps as one step of many games.
+    flat = [x[valid].unsqueeze(0) for x in (logits, values, actions, advantages, returns, valid)]
     _, value, entropy = actor_critic_losses(*flat)
     return scalars | {
         "losses/value": value.item(),
@@ -203,22 +202,22 @@ def describe_update(
 
 
 def _vtrace(config: Any, batch: dict[str, Any], logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """V-trace's advantages and targets of the values, (B, T) each, as RLlib's loss takes them.
+    """Returns V-trace's advantages and the values' targets, (B, T) each, as RLlib's loss uses them.
 
     Args:
-        logits: (B, T, A), of the policy that V-trace corrects to.
+        logits: (B, T, A), from the policy that V-trace corrects to.
         values: (B, T).
     """
     actions = batch[Columns.ACTIONS].long().unsqueeze(-1)
     log_taken = logits.log_softmax(dim=-1).gather(-1, actions).squeeze(-1)  # (B, T)
-    goes_on = (~batch[Columns.TERMINATEDS].bool() & batch[Columns.LOSS_MASK].bool()).to(values.dtype)
+    continues = (~batch[Columns.TERMINATEDS].bool() & batch[Columns.LOSS_MASK].bool()).to(values.dtype)
     targets, advantages = vtrace_torch(
         target_action_log_probs=log_taken.T,
         behaviour_action_log_probs=batch[Columns.ACTION_LOGP].T,
-        discounts=config.gamma * goes_on.T,
+        discounts=config.gamma * continues.T,
         rewards=batch[Columns.REWARDS].T,
         values=values.T,
-        # A sequence that is full goes on in the next row.
+        # A full sequence continues in the next row.
         bootstrap_values=values[:, 0].roll(-1),
         clip_rho_threshold=config.vtrace_clip_rho_threshold,
         clip_pg_rho_threshold=config.vtrace_clip_pg_rho_threshold,

@@ -1,4 +1,4 @@
-"""Training of the A3C policy by RLlib's IMPALA, APPO or PPO, behind the same interface as A3C itself."""
+"""Trains the Atari policy with RLlib's IMPALA, APPO or PPO, behind the same interface as A3C."""
 
 import logging
 import math
@@ -36,7 +36,8 @@ MODULE = "default_policy"
 class RLlibTraining(Training):
     """An RLlib algorithm that trains `NeurocoderRLModule`.
 
-    A snapshot has Adam's statistics with it, not what else RLlib adapts as it goes: PPO's and APPO's KL coefficient begins anew.
+    A snapshot has the weights and Adam's statistics. What else RLlib adapts starts from its first value again: the KL coefficient
+    of PPO and APPO.
     """
 
     def __init__(self, config: RLlibConfig, snapshot: Snapshot | None = None, *, address: str | None = None):
@@ -77,17 +78,17 @@ class RLlibTraining(Training):
             raise TrainingError(f"RLlib failed: {str(error).strip().splitlines()[-1]}") from error
         self.env_steps = self.first_steps + int(result.get("num_env_steps_sampled_lifetime", 0))
         games = result.get("env_runners", {}).get("games", [])
-        # RLlib takes a single item out of its list.
+        # RLlib unwraps a list of one item.
         for score, length in [games] if isinstance(games, tuple) else games:
             self.new_games.append((self.env_steps, Episode(score, length)))
             self.recent.append(score)
             self.games += 1
-        learnt = result.get("learners", {}).get(MODULE, {}).get(SCALARS, {})
+        learned = result.get("learners", {}).get(MODULE, {}).get(SCALARS, {})
         names = {
             f"policy/action/{number}": f"policy/action/{name}" for number, name in enumerate(self.actions)
         }
-        # NaN: no update, or nothing to tell.
-        scalars = {names.get(tag, tag): float(x) for tag, x in learnt.items() if math.isfinite(x)}
+        # A scalar is NaN where there was no update.
+        scalars = {names.get(tag, tag): float(x) for tag, x in learned.items() if math.isfinite(x)}
         if scalars:
             self.scalars.append(scalars)
 
@@ -96,7 +97,7 @@ class RLlibTraining(Training):
         scalars, self.scalars = self.scalars, []
         return Metrics(
             env_steps=self.env_steps,
-            updates=self._of_a_learner(lambda learner: _updates(_adam(learner))),
+            updates=self._ask_learner(lambda learner: _updates(_adam(learner))),
             learning_rate=self.config.learning_rate,
             entropy_weight=self.config.entropy_weight,
             mean_return=float(np.mean(self.recent)) if self.recent else None,
@@ -108,10 +109,10 @@ class RLlibTraining(Training):
 
     def snapshot(self) -> Snapshot:
         weights = self.algorithm.learner_group.get_weights()[MODULE]
-        statistics = self._of_a_learner(lambda learner: optimizer_state(_adam(learner)))
+        statistics = self._ask_learner(lambda learner: optimizer_state(_adam(learner)))
         return Snapshot(
             env_steps=self.env_steps,
-            updates=self._of_a_learner(lambda learner: _updates(_adam(learner))),
+            updates=self._ask_learner(lambda learner: _updates(_adam(learner))),
             episodes=self.games,
             recent_returns=list(self.recent),
             parameters={
@@ -123,8 +124,8 @@ class RLlibTraining(Training):
             random_states={},
         )
 
-    def _of_a_learner(self, question: Callable[[Learner], Any]) -> Any:
-        """The first one's answer; all have the same weights and statistics."""
+    def _ask_learner(self, question: Callable[[Learner], Any]) -> Any:
+        """Returns the first learner's answer. All learners have the same weights and statistics."""
         return next(iter(self.algorithm.learner_group.foreach_learner(question))).get()
 
     def close(self) -> None:
@@ -137,7 +138,7 @@ class RLlibTraining(Training):
 
 
 def algorithm_config(config: RLlibConfig) -> AlgorithmConfig:
-    """RLlib's configuration of such a run."""
+    """Returns RLlib's configuration of a run."""
     settings = config.game()
     register_env("neurocoder-atari", lambda _: AtariGame(settings, reward_clip=config.reward_clip))
     algorithm = (
@@ -166,16 +167,17 @@ def algorithm_config(config: RLlibConfig) -> AlgorithmConfig:
             train_batch_size_per_learner=config.batch_size,
         )
         .reporting(min_time_s_per_iteration=1, min_sample_timesteps_per_iteration=0)
-        .callbacks(on_episode_start=_tell_game_at_start, on_episode_end=_tell_game_at_end)
+        .callbacks(on_episode_start=_log_game_before, on_episode_end=_log_game_at_end)
         .debugging(seed=config.seed, log_level="ERROR")
     )
-    if config.algo == "ppo":  # RLlib's own are 30 epochs, for small problems
+    if config.algo == "ppo":
+        # RLlib's default, 30 epochs, is meant for small problems.
         algorithm.training(num_epochs=4, minibatch_size=max(1, config.batch_size // 4))
     return algorithm
 
 
 def _restore(learner: Learner, statistics: dict[str, torch.Tensor]) -> None:
-    """Adam's statistics; and the target network, which APPO has copied from a random policy, is copied again."""
+    """Gives a learner Adam's statistics. Copies the target network again, which APPO has copied from a random policy."""
     load_optimizer_state(_adam(learner), statistics)
     module = learner.module[MODULE].unwrapped()
     if hasattr(module, "target"):
@@ -191,17 +193,18 @@ def _updates(adam: torch.optim.Optimizer) -> int:
     return max((int(statistics["step"]) for statistics in adam.state.values()), default=0)
 
 
-def _tell_game_at_start(*, episode: Any, metrics_logger: Any, **_: Any) -> None:
-    """A game that ended in the reset. RLlib calls this once an episode, however many pieces it cuts it into."""
-    _tell_game(episode.get_infos(0), metrics_logger)
+def _log_game_before(*, episode: Any, metrics_logger: Any, **_: Any) -> None:
+    """Logs the game that ended in the reset, if any. RLlib calls this once an episode, even if it cuts the episode into pieces."""
+    _log_finished_game(episode.get_infos(0), metrics_logger)
 
 
-def _tell_game_at_end(*, episode: Any, metrics_logger: Any, **_: Any) -> None:
-    """A game that ended in the last step."""
-    _tell_game(episode.get_infos(-1), metrics_logger)
+def _log_game_at_end(*, episode: Any, metrics_logger: Any, **_: Any) -> None:
+    """Logs the game that ended in the last step, if any."""
+    _log_finished_game(episode.get_infos(-1), metrics_logger)
 
 
-def _tell_game(info: dict[str, Any], metrics_logger: Any) -> None:
+def _log_finished_game(info: dict[str, Any], metrics_logger: Any) -> None:
+    """Logs score and length of a game, if `info` has the end of one."""
     if "episode" in info:
         game = (float(info["episode"]["r"]), int(info["episode"]["l"]))
         metrics_logger.log_value("games", game, reduce="item_series")

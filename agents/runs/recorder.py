@@ -1,4 +1,4 @@
-"""What an Atari run leaves in its folder as it trains: curves, checkpoints, evaluations, and a progress line."""
+"""Records an Atari run while it trains: curves, checkpoints, evaluations and a progress line."""
 
 import json
 import time
@@ -18,12 +18,14 @@ from agents.runs.recording import Recording
 from agents.runs.snapshots import save_snapshot
 
 LOOK_EVERY = 1.0  # seconds
-LAST_EVALUATIONS = 3  # whose mean is the score of a run
-EVALUATIONS = "evaluation.json"  # all evaluations of a run, in the format of launch.evaluate --json
+LAST_EVALUATIONS = 3
+"""Evaluations whose mean is the score of a run."""
+EVALUATIONS = "evaluation.json"
+"""All evaluations of a run, in the format of `launch.evaluate --json`."""
 
 
 class Recorder:
-    """Looks at a training run about once a second; saves and evaluates it when it is time."""
+    """Looks at a training run about once a second, and saves and evaluates it when it is time."""
 
     def __init__(
         self,
@@ -46,17 +48,17 @@ class Recorder:
         self.curves = Curves(folder.path, frame_skip=frame_skip, env_steps=env_steps, warn=self._warn)
         self.curves.describe(config.to_dict())
         self.evaluator = Evaluator(games=recording.evaluate_games, seed=config.seed, on_ray=on_ray)
-        self.evaluations = [each for each in read_evaluations(folder.path) if each["env_steps"] <= env_steps]
+        self.evaluations = [e for e in read_evaluations(folder.path) if e["env_steps"] <= env_steps]
         self.metrics: Metrics | None = None
         self.env_steps, self.precisions = env_steps, dict[str, str]()
         self.looked = time.monotonic()
         self.next_checkpoint = env_steps + recording.checkpoint_every
-        # Counted from the last one: a run that is resumed often is evaluated no later for it.
+        # Counted from the last evaluation, so that a run that is resumed often is evaluated in time.
         evaluated = self.evaluations[-1]["env_steps"] if self.evaluations else 0
         self.next_evaluation = evaluated + recording.evaluate_every
 
     def look(self, training: Training) -> Metrics | None:
-        """Call it as often as you like: what happened since the last look, None if that was less than a second ago."""
+        """Records what happened since the last look and returns it. Returns None if that was less than a second ago."""
         if time.monotonic() - self.looked < LOOK_EVERY:
             return None
         self.looked = time.monotonic()
@@ -73,7 +75,7 @@ class Recorder:
         return metrics
 
     def checkpoint(self, training: Training) -> Path | None:
-        """Saves the run as it stands; None, and a warning, if the disk refuses."""
+        """Saves the run and returns the checkpoint. Warns and returns None if the disk refuses."""
         snapshot = training.snapshot()
         self.next_checkpoint = snapshot.env_steps + self.recording.checkpoint_every
         try:
@@ -85,9 +87,10 @@ class Recorder:
                 config=self.config.to_dict(),
                 software=self.software,
             )
-            for each in self.evaluations:
-                if each["env_steps"] == snapshot.env_steps:  # of the checkpoint that this one replaces
-                    amend_state(path, evaluation=_brief(each))
+            for evaluation in self.evaluations:
+                # It belongs to the checkpoint that this one replaces.
+                if evaluation["env_steps"] == snapshot.env_steps:
+                    amend_state(path, evaluation=_brief(evaluation))
         except (OSError, CheckpointError) as error:
             self._warn(f"no checkpoint at {snapshot.env_steps:,} steps: {error}; earlier ones are whole")
             return None
@@ -99,17 +102,17 @@ class Recorder:
         return path
 
     def finish(self, training: Training) -> Path | None:
-        """Writes the last curves and the last checkpoint, as `checkpoint` does."""
+        """Writes the last curves and the last checkpoint. Returns what `checkpoint` returns."""
         self._write_curves(training)
         return self.checkpoint(training)
 
     @property
     def evaluating(self) -> bool:
-        """Whether an evaluation is under way."""
+        """True while an evaluation is playing."""
         return self.evaluator.busy
 
     def take_evaluation(self, *, timeout: float | None = 0.0) -> None:
-        """Keeps the result of an evaluation if it comes within `timeout` seconds. None waits for it."""
+        """Stores the result of an evaluation if it arrives within `timeout` seconds. None waits for it."""
         try:
             result = self.evaluator.take(timeout=timeout)
         except EvaluationFailed as error:
@@ -124,12 +127,12 @@ class Recorder:
 
     @property
     def recent_score(self) -> float | None:
-        """The mean return over the last three evaluations; None before the first."""
+        """The mean return of the last three evaluations; None before the first."""
         means = [each["mean"] for each in self.evaluations[-LAST_EVALUATIONS:]]
         return sum(means) / len(means) if means else None
 
     def evaluate_last(self, checkpoint: Path) -> dict[str, Any]:
-        """Plays the games that end a run: what `evaluate` gives."""
+        """Plays the games that end a run. Returns what `evaluate` returns."""
         games = self.recording.evaluate_episodes
         result = evaluate(checkpoint, episodes=games, on_progress=GamesProgress(games))
         self._keep_evaluation(result)
@@ -143,9 +146,9 @@ class Recorder:
         return bool(wanted) and not self.evaluator.busy
 
     def _keep_evaluation(self, result: dict[str, Any]) -> None:
-        """Puts a result into the curves, the run's folder and the state of the checkpoint it belongs to."""
-        # A trial that is tried again may play the same games again.
-        others = [each for each in self.evaluations if _conditions(each) != _conditions(result)]
+        """Writes a result to the curves, the run's folder and the state of its checkpoint."""
+        # A trial that is restarted may play the same games again.
+        others = [e for e in self.evaluations if _conditions(e) != _conditions(result)]
         self.evaluations = [*others, result]
         self.curves.write_evaluation(result)
         self.curves.flush()
@@ -153,7 +156,7 @@ class Recorder:
             amend_state(self.folder.checkpoints / Path(result["run"]).name, evaluation=_brief(result))
             write_json_atomically(self.folder.path / EVALUATIONS, self.evaluations)
         except (OSError, CheckpointError) as error:
-            self._warn(f"an evaluation could not be kept: {error}")
+            self._warn(f"an evaluation could not be written: {error}")
         self._prune()
 
     def _prune(self) -> None:
@@ -187,7 +190,7 @@ class Recorder:
 
 
 def _brief(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint's state says of its evaluation."""
+    """Returns what a checkpoint's state holds of its evaluation."""
     return {
         "games": len(evaluation["episode_returns"]),
         "mean_return": evaluation["mean"],
@@ -198,14 +201,14 @@ def _brief(evaluation: dict[str, Any]) -> dict[str, Any]:
 
 
 def _conditions(evaluation: dict[str, Any]) -> tuple[Any, ...]:
-    """What two evaluations share that are the same games by the same policy."""
+    """Returns what is equal in two evaluations that play the same games with the same policy."""
     return evaluation["env_steps"], evaluation["settings"], len(evaluation["episode_returns"])
 
 
 def read_evaluations(run: Path) -> list[dict[str, Any]]:
-    """All evaluations of a run, in the order they came; [] if there are none, or the file cannot be read."""
+    """Returns all evaluations of a run, the oldest first; [] if there are none or the file cannot be read."""
     try:
-        found = json.loads((run / EVALUATIONS).read_text())
-        return [each for each in found if isinstance(each, dict) and isinstance(each.get("env_steps"), int)]
+        stored = json.loads((run / EVALUATIONS).read_text())
+        return [e for e in stored if isinstance(e, dict) and isinstance(e.get("env_steps"), int)]
     except (OSError, ValueError, TypeError):
         return []

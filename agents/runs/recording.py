@@ -1,4 +1,4 @@
-"""How often a run is saved and evaluated. Nothing heavy is imported here."""
+"""How often a run is saved and evaluated. torch is not needed."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,16 @@ class Recording:
     checkpoint_every: int = 100_000
     """Agent steps between checkpoints."""
     keep: int = 3
-    """Newest checkpoints to keep. The best one is always kept."""
+    """Number of newest checkpoints to keep. The best one is always kept."""
     evaluate_every: int = 100_000
-    """Agent steps between evaluations while the run trains; 0 for none. The best checkpoint is the one with the best evaluation."""
+    """Agent steps between evaluations during training; 0 for none. They decide which checkpoint is the best."""
     evaluate_games: int = 10
-    """Full games of each of these evaluations."""
+    """Full games in each of these evaluations."""
     evaluate_episodes: int = 10
-    """Full games to play with the last checkpoint when training is done; 0 for none."""
+    """Full games to play with the last checkpoint after training; 0 for none."""
 
     def check(self) -> None:
-        """ValueError, in one line, for a setting out of range."""
+        """Raises ValueError for a setting out of range."""
         lowest = dict(checkpoint_every=1, keep=1, evaluate_every=0, evaluate_games=1, evaluate_episodes=0)
         for name, low in lowest.items():
             check_at_least(flag(name), getattr(self, name), low)

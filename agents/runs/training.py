@@ -1,4 +1,4 @@
-"""One Atari run from its start to its end, in its folder: what launch.train does, and what a program of one's own calls.
+"""Trains one Atari run from its start to its end in its folder. launch.train does this, and so can any program.
 
 from agents import train
 from agents.a3c.config import A3CConfig
@@ -24,15 +24,15 @@ from agents.runs.snapshots import to_snapshot
 from agents.runs.transfer import start_from
 
 Callback = Callable[[int, Metrics | None], bool | None]
-"""Takes the agent steps so far and what happened since the last call; returns True to stop the run.
+"""Takes the agent steps so far and what happened since the last call. Returns True to stop the run.
 
-It is called about once a second, and without metrics at two moments: when training has started, and when it has ended, before the
-last games are played. A True at the end prevents those."""
+It is called about once a second. It is called without metrics when training has started, and when training has ended. True at the
+end prevents the last games."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of a run."""
+    """The result of a run."""
 
     folder: Path
     checkpoint: Path
@@ -40,9 +40,9 @@ class RunResult:
     env_steps: int
     """Agent steps taken."""
     stopped: bool
-    """The callback stopped the run before it had taken all its steps."""
+    """True if the callback stopped the run early."""
     evaluation: dict[str, Any] | None
-    """The games played with the last checkpoint, as `launch.evaluate --json` writes them; None if there were none."""
+    """Result of the last games, in the format of `launch.evaluate --json`; None if none were played."""
 
 
 def train(
@@ -59,7 +59,7 @@ def train(
 
     Args:
         config: an `A3CConfig`, or an `RLlibConfig` to train with RLlib.
-        folder: a new run's, or with `resume` that of a run to continue with these settings.
+        folder: for a new run; with `resume`, the folder of the run to continue with these settings.
         callback: see `Callback`.
         recording: how often the run is saved and evaluated.
         resume: continue from the newest checkpoint in `folder`.
@@ -143,7 +143,7 @@ def describe(
 
 
 def restore(run: RunFolder, total_steps: int) -> Snapshot:
-    """The newest good snapshot of a run. ValueError if there is none, or nothing is left to do."""
+    """Returns the newest usable snapshot of a run. Raises ValueError if there is none, or if nothing is left to do."""
     if not list_checkpoints(run.checkpoints):
         raise ValueError(
             f"--resume {run.path}: it has no checkpoint yet; restart it with --run-dir {run.path}"

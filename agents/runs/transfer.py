@@ -1,4 +1,4 @@
-"""Starts a run from the weights of another one: weights, not counters."""
+"""Starts a run from the weights of another run. Counters start at zero."""
 
 from pathlib import Path
 
@@ -12,19 +12,19 @@ from agents.runs.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from agents.runs.policy import policy_settings
 from agents.runs.snapshots import to_snapshot
 
-HEADS = ("actor", "critic")
+OUTPUT_LAYERS = ("actor", "critic")
 
 
 def start_from(run: Path, config: ActorCriticConfig) -> tuple[Snapshot, list[str]]:
-    """The first snapshot of a run that has the weights of another one.
+    """Makes the first snapshot of a run from the weights of another run.
 
-    An output layer that has another kind or size there starts with fresh weights. All counters and statistics are zero.
+    An output layer of another kind or size starts with fresh weights. All counters and statistics are zero.
 
     Args:
         run: a run folder, whose newest whole checkpoint is taken, or a checkpoint folder.
 
     Returns:
-        The snapshot, and a line about what was taken over, with one more for each output layer that starts fresh.
+        The snapshot, and lines for people: one about the weights that are used, and one for each output layer that starts fresh.
 
     Raises:
         ValueError: no checkpoint there, none that can be used, or a network that differs in more than its output layers.
@@ -34,7 +34,7 @@ def start_from(run: Path, config: ActorCriticConfig) -> tuple[Snapshot, list[str
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         ours = build_network(config).state_dict()
-    fresh = [head for head in HEADS if _shapes(theirs, head) != _shapes(ours, head)]
+    fresh = [head for head in OUTPUT_LAYERS if _shapes(theirs, head) != _shapes(ours, head)]
     taken = {name: tensor for name, tensor in ours.items() if name.partition(".")[0] not in fresh}
     for name, tensor in taken.items():
         if name not in theirs or theirs[name].shape != tensor.shape:
@@ -70,7 +70,7 @@ def _shapes(parameters: dict[str, torch.Tensor], head: str) -> dict[str, torch.S
 
 
 def _describe(theirs: dict[str, torch.Tensor], ours: dict[str, torch.Tensor], head: str) -> str:
-    """How an output layer differs, by the first parameter that does."""
+    """Says how an output layer differs, by its first parameter that does."""
     before, now = _shapes(theirs, head), _shapes(ours, head)
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):

@@ -97,7 +97,7 @@ def test_after_a_kill_a_run_goes_on_with_a_new_worker_that_has_the_newest_weight
         assert metrics.faults["restarts"] == len(victims) and metrics.workers == 2
         assert metrics.faults["steps_lost"] == 10 * len(victims)  # at most a rollout of 2 games each
         for victim in victims:
-            assert any(f"worker {victim} on Pong is started anew" in line for line in metrics.messages)
+            assert any(f"worker {victim} on Pong is restarted" in line for line in metrics.messages)
 
 
 def test_workers_that_die_at_every_start_end_the_run_with_the_first_cause(monkeypatch, tmp_path):
@@ -168,7 +168,7 @@ def test_a_game_that_raises_is_built_anew_and_its_lost_steps_are_counted(monkeyp
 
 
 @pytest.mark.slow
-def test_a_game_that_hangs_is_found_by_name_and_built_anew(monkeypatch, tmp_path):
+def test_a_game_that_hangs_is_found_by_name_and_restarted(monkeypatch, tmp_path):
     log = tmp_path / "rollouts"
     note = note_rollouts(log)
 
@@ -182,7 +182,7 @@ def test_a_game_that_hangs_is_found_by_name_and_built_anew(monkeypatch, tmp_path
     with training(config(stall_seconds=6.0), monkeypatch, hang_once) as run:
         advance_until(run, lambda: [1, 1] in [line[:2] for line in rollouts(log)])
         messages = run.drain().messages
-        assert any("worker 1 on Pong has pushed nothing for" in message for message in messages)
+        assert any("worker 1 on Pong has sent no gradient for" in message for message in messages)
         assert not any("worker 0" in message for message in messages)
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.a3c.loss import actor_critic_losses
+from agents.actor_critic.loss import actor_critic_losses
 
 
 def draw_rollout(seed, steps, games, actions):

@@ -1,4 +1,4 @@
-"""The A3C loss (Mnih et al. 2016, section 4). Shapes: T steps, N games, A actions."""
+"""The actor-critic loss of A3C (Mnih et al. 2016, section 4). Shapes: T steps, N games, A actions."""
 
 from typing import NamedTuple
 
