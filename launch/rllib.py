@@ -1,38 +1,38 @@
-"""Trains the A3C policy with RLlib's IMPALA, APPO or PPO.
+"""Trains the Atari policy with RLlib's IMPALA, APPO or PPO.
 
     python -m launch.rllib --algo impala --env Seaquest --head neurocoder --env-runners 4 --learners 2 --gpus-per-learner 1
 
-Folder, curves and checkpoints are those of launch.train, and launch.evaluate plays what comes out. A resumed run has the weights,
-Adam's statistics and the counters of its newest checkpoint; what else RLlib adapts as it goes (the KL coefficient) begins anew.
+Folder, curves and checkpoints are those of launch.train, and launch.evaluate plays the policy. A resumed run has the weights, Adam's
+statistics and the counters of its newest checkpoint. What else RLlib adapts starts from its first value again (the KL coefficient).
 """
 
 import sys
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Self
 
 import tyro
 
 from agents.rllib.config import RLlibConfig
-from launch.command_line.atari import Command, RunArguments
+from launch.command_line.atari import RunArguments, carry_out, parse
 from launch.command_line.errors import fail, require_gpu
 
+PROGRAM = "python -m launch.rllib"
 
-@dataclass(frozen=True)
-class Arguments(RunArguments):
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(RunArguments[RLlibConfig]):
     config: Annotated[RLlibConfig, tyro.conf.arg(name="")] = field(default_factory=RLlibConfig)
 
-
-COMMAND = Command(program="python -m launch.rllib", key=RLlibConfig.key)
+    def defaults(self) -> Self:
+        return type(self)()
 
 
 def main() -> None:
-    arguments = COMMAND.parse(Arguments, sys.argv[1:], __doc__)
-    config = arguments.config
-
+    arguments = parse(PROGRAM, Arguments, sys.argv[1:], __doc__)
     try:
-        if config.gpus_per_learner and arguments.address is None:
+        if arguments.config.gpus_per_learner and arguments.address is None:
             require_gpu("--gpus-per-learner")
-        status = COMMAND.carry_out(arguments, config)
+        status = carry_out(PROGRAM, arguments)
     except ValueError as error:
         fail(error)
     raise SystemExit(status)

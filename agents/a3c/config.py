@@ -16,8 +16,7 @@ class A3CConfig(ActorCriticConfig):
     fixed: ClassVar[tuple[str, ...]] = (*ActorCriticConfig.fixed, "optimizer")
 
     workers: int | Literal["auto"] = 2
-    """Rollout workers, each a Ray actor. 0 trains in this process, without Ray. auto takes all free cores of the cluster, also
-    those of nodes that join later."""
+    """Rollout workers, each a Ray actor. 0 trains in this process, without Ray. auto takes all free cores of the cluster."""
     envs_per_worker: int = 16
     """Games that a worker plays together."""
     cpus_per_worker: int = 1
@@ -25,8 +24,7 @@ class A3CConfig(ActorCriticConfig):
     gpus_per_worker: float = 0.0
     """GPUs that a worker takes; a fraction shares a GPU, 0 runs on the CPU."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of the convolutions and the LSTM. auto: the first worker on each kind of node times both, and all workers there
-    take the faster one (with --deterministic fp32). Weights and statistics are always fp32."""
+    """Precision of convolutions and LSTM. auto times both on each kind of node and takes the faster one (deterministic: fp32)."""
     deterministic: bool = False
     """Make two runs with the same settings give bit-identical parameters. Needs --workers 0."""
 

@@ -18,7 +18,12 @@ from agents.stored_settings import select
 def policy_settings(checkpoint: Checkpoint) -> PolicySettings:
     """The settings of a checkpoint's policy. Raises CheckpointError if they cannot be used."""
     try:
-        return PolicySettings.from_dict(select(PolicySettings, checkpoint.state["config"]))
+        stored = checkpoint.state.get("policy")
+        if stored is None:  # an older version wrote it
+            stored = select(PolicySettings, checkpoint.state["config"])
+        settings = PolicySettings.from_dict(stored)
+        settings.check()
+        return settings
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{checkpoint.path}: its settings cannot be used: {error}") from error
 

@@ -84,6 +84,7 @@ class Recorder:
                 snapshot.env_steps,
                 snapshot,
                 agent="a3c",
+                policy=self.config.policy().to_dict(),
                 config=self.config.to_dict(),
                 software=self.software,
             )

@@ -40,5 +40,5 @@ def to_snapshot(kind: type[S], checkpoint: Checkpoint) -> S:
         return kind.from_parts(checkpoint.step, checkpoint.tensors, checkpoint.state)
     except KeyError as error:
         raise CheckpointError(
-            f"{checkpoint.path}: not a checkpoint of this kind of run, it has no {error}"
+            f"{checkpoint.path}: a checkpoint of another kind of run, it has no {error}"
         ) from error

@@ -1,38 +1,38 @@
-"""What the commands that train Atari agents share: how a run is begun or resumed, goes on, and ends.
-
-Everything of a run lies in one folder: config.json, curves for TensorBoard, checkpoints. Ctrl-C or SIGTERM ends a run with a
-last checkpoint; --resume continues it.
-"""
+"""What the commands that train Atari agents share: how they are read, and how a run starts, resumes and ends."""
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Generic, Self, TypeVar
 
 import tyro
 
+from agents.actor_critic.config import ActorCriticConfig
+from agents.flags import flag
 from agents.runs.best import find_checkpoints
 from agents.runs.checkpoints import list_checkpoints
 from agents.runs.folder import default_run_path
 from agents.runs.recording import Recording
 from agents.stored_settings import read_settings
 from launch.command_line.errors import check_address, fail
+from launch.command_line.flags import given_flags, refuse_unused_layers
 from launch.command_line.interruption import Interruption
 from launch.evaluate import show
 
 if TYPE_CHECKING:
-    from agents.a3c.config import A3CConfig
-    from agents.rllib.config import RLlibConfig
+    from agents.actor_critic.training import Metrics
+    from agents.runs.training import RunResult
+
+Config = TypeVar("Config", bound=ActorCriticConfig)
 
 
-@dataclass(frozen=True)
-class RunArguments:
-    config: Annotated[Any, tyro.conf.Suppress] = None
-    """An `A3CConfig` or `RLlibConfig`: a command puts its own here."""
+@dataclass(frozen=True, kw_only=True)
+class RunArguments(Generic[Config]):
+    config: Annotated[Config, tyro.conf.arg(name="")]
     run_dir: Path | None = None
-    """Folder of a new run; runs/<env>-<head>-<time> if not given."""
+    """Folder of a new run. Default: runs/<env>-<head>-<time>."""
     resume: Path | None = None
-    """Continue the run in this folder; flags given beside it override its settings."""
+    """Continue the run in this folder. Other flags override its settings."""
     address: str | None = None
     """Join the Ray cluster at this address ("auto": the one running on this machine) instead of starting a local one."""
     weights_of: Annotated[Path | None, tyro.conf.arg(name="from")] = None
@@ -40,16 +40,14 @@ class RunArguments:
     recording: Annotated[Recording, tyro.conf.arg(name="")] = field(default_factory=Recording)
 
     def defaults(self) -> Self:
-        """What a new run has where no flag says otherwise. ValueError, in one line, if that cannot be told."""
-        return type(self)()
+        """Returns the arguments of a new run where no flag says otherwise. Raises ValueError if there are none."""
+        raise NotImplementedError
 
     def check(self) -> None:
-        """ValueError, in one line, for a setting out of range."""
+        """Raises ValueError for a setting out of range, or for arguments that exclude each other."""
         self.config.check()
         if self.run_dir is not None and self.resume is not None:
-            raise ValueError(
-                "--run-dir and --resume cannot both be given; a resumed run goes on in its own folder"
-            )
+            raise ValueError("--run-dir and --resume cannot both be given; a resumed run stays in its folder")
         if self.weights_of is not None and self.resume is not None:
             raise ValueError("--from and --resume cannot both be given; a resumed run has weights of its own")
         if self.weights_of is not None:
@@ -62,90 +60,111 @@ class RunArguments:
 Arguments = TypeVar("Arguments", bound=RunArguments)
 
 
-@dataclass(frozen=True)
-class Command:
-    """One of the commands."""
+def parse(program: str, kind: type[Arguments], argv: list[str], description: str | None) -> Arguments:
+    """Reads and checks the arguments. With --resume, the settings of the run are the defaults.
 
-    program: str
-    """As typed: python -m launch.train."""
-    key: str
-    """Of its settings in config.json."""
+    Args:
+        program: the command as it is typed, such as "python -m launch.train".
+    """
+    # The first pass only finds the defaults. Errors and --help come from the second one.
+    first, _ = tyro.cli(kind, args=argv, prog=program, add_help=False, return_unknown_args=True)
+    try:
+        defaults = first.defaults() if first.resume is None else saved_arguments(program, first, first.resume)
+        arguments = tyro.cli(kind, args=argv, default=defaults, prog=program, description=description)
+        if arguments.resume is not None:
+            if "--preset" in given_flags(argv):
+                raise ValueError("--preset: a resumed run has its own settings; leave it out with --resume")
+            check_fixed(arguments.resume, defaults.config, arguments.config)
+        refuse_unused_layers(argv, [arguments.config.head])
+        arguments.check()
+    except ValueError as error:
+        fail(error)
+    return arguments
 
-    def parse(self, kind: type[Arguments], argv: list[str], description: str | None) -> Arguments:
-        """The arguments, checked; with --resume, the run's own settings are the defaults."""
-        # The first pass only finds the defaults. Errors and --help come from the second one.
-        arguments, _ = tyro.cli(kind, args=argv, prog=self.program, add_help=False, return_unknown_args=True)
-        try:
-            resume = arguments.resume
-            defaults = arguments.defaults() if resume is None else self._saved(arguments, resume)
-            arguments = tyro.cli(
-                kind, args=argv, default=defaults, prog=self.program, description=description
-            )
-            if resume is not None:
-                for name in arguments.config.fixed:
-                    before, now = getattr(defaults.config, name), getattr(arguments.config, name)
-                    if before != now:
-                        raise ValueError(
-                            f"{resume}: its run has {name} {before!r}, not {now!r}; start a new run"
-                        )
-            arguments.check()
-        except ValueError as error:
-            fail(error)
-        return arguments
 
-    def _saved(self, arguments: Arguments, run: Path) -> Arguments:
-        """The arguments with the settings that a run has in its config.json."""
-        try:
-            saved = json.loads((run / "config.json").read_text())
-            if self.key not in saved:
-                raise ValueError(f"it is not of {self.program}")
-            return replace(
-                arguments,
-                config=type(arguments.config).from_dict(saved[self.key]),
-                recording=read_settings(Recording, saved.get("run", {})),
-            )
-        except FileNotFoundError as error:
-            raise ValueError(f"--resume {run}: not the folder of a run, it has no config.json") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"--resume {run}: its config.json cannot be used ({error})") from error
-
-    def carry_out(self, arguments: RunArguments, config: "A3CConfig | RLlibConfig") -> int:
-        """Starts or resumes a run, and trains: the exit status. ValueError if that cannot be."""
-        from agents.errors import TrainingError
-        from agents.runs.training import train
-
-        folder = arguments.resume or arguments.run_dir or default_run_path(config.env, config.head)
-        resume = f"{self.program} --resume {folder}"
-        interruption = Interruption()
-
-        def callback(env_steps: int, metrics: object) -> bool:
-            if metrics is None and env_steps >= config.total_steps:
-                interruption.release()  # what is left are the last games
-            else:
-                interruption.listen()  # Ray puts its own handlers there
-            return interruption.signal is not None
-
-        try:
-            result = train(
-                config,
-                folder,
-                callback,
-                recording=arguments.recording,
-                resume=arguments.resume is not None,
-                weights_of=arguments.weights_of,
-                address=arguments.address,
-            )
-        except TrainingError as error:
-            way_on = f"; continue with {resume}" if list_checkpoints(folder / "checkpoints") else ""
-            fail(f"{error}{way_on}", status=1)
-        if result.stopped:
-            print(f"stopped; continue with {resume}")
-            return interruption.exit_status
-        if result.evaluation is not None:
-            show(result.evaluation)
-        print(
-            f"\nwatch     python -m launch.evaluate {folder} --episodes 1 --video {folder}/game.mp4\n"
-            f"evaluate  python -m launch.evaluate {folder} --episodes 30\n"
-            f"resume    {resume} --total-steps {2 * config.total_steps:_}"
+def saved_arguments(program: str, arguments: Arguments, run: Path) -> Arguments:
+    """Returns the arguments with the settings in the config.json of a run. Raises ValueError if it cannot be used."""
+    config = type(arguments.config)
+    try:
+        saved = json.loads((run / "config.json").read_text())
+        if config.key not in saved:
+            raise ValueError(f"it is not of {program}")
+        return replace(
+            arguments,
+            config=config.from_dict(saved[config.key]),
+            recording=read_settings(Recording, saved.get("run", {})),
         )
-        return 0
+    except FileNotFoundError as error:
+        raise ValueError(f"--resume {run}: not the folder of a run, it has no config.json") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"--resume {run}: its config.json cannot be used ({error})") from error
+
+
+def check_fixed(run: Path, saved: ActorCriticConfig, now: ActorCriticConfig) -> None:
+    """Raises ValueError if a setting differs that decides the shape of what the checkpoints hold."""
+    after = fixed_settings(now)
+    for name, before in fixed_settings(saved).items():
+        if before != after[name]:
+            raise ValueError(
+                f"{run}: its run has {flag(name)} {before!r}, not {after[name]!r}; start a new run"
+            )
+
+
+def fixed_settings(config: ActorCriticConfig) -> dict[str, object]:
+    """Returns the settings that a resumed run keeps. Those of layers are named "neurocoder.slots"."""
+    settings: dict[str, object] = {}
+    for name in config.fixed:
+        value = getattr(config, name)
+        if is_dataclass(value):
+            settings |= {f"{name}.{field.name}": getattr(value, field.name) for field in fields(value)}
+        else:
+            settings[name] = value
+    return settings
+
+
+def carry_out(program: str, arguments: RunArguments) -> int:
+    """Starts or resumes a run, and trains. Returns the exit status. Raises ValueError if it cannot start."""
+    from agents.errors import TrainingError
+    from agents.runs.training import train
+
+    config = arguments.config
+    folder = arguments.resume or arguments.run_dir or default_run_path(config.env, config.head)
+    resume = f"{program} --resume {folder}"
+    interruption = Interruption()
+
+    def callback(env_steps: int, metrics: "Metrics | None") -> bool:
+        if metrics is None and env_steps >= config.total_steps:
+            interruption.release()  # only the last games remain
+        else:
+            interruption.listen()  # Ray installs its own handlers
+        return interruption.signal is not None
+
+    try:
+        result = train(
+            config,
+            folder,
+            callback,
+            recording=arguments.recording,
+            resume=arguments.resume is not None,
+            weights_of=arguments.weights_of,
+            address=arguments.address,
+        )
+    except TrainingError as error:
+        advice = f"; continue with {resume}" if list_checkpoints(folder / "checkpoints") else ""
+        fail(f"{error}{advice}", status=1)
+    if result.stopped:
+        print(f"stopped; continue with {resume}")
+        return interruption.exit_status
+    show_result(result, f"{resume} --total-steps {2 * config.total_steps:_}")
+    return 0
+
+
+def show_result(result: "RunResult", resume: str) -> None:
+    """Prints the score of a run that has ended, and what to type next."""
+    if result.evaluation is not None:
+        show(result.evaluation)
+    print(
+        f"\nwatch     python -m launch.evaluate {result.folder} --episodes 1 --video {result.folder}/game.mp4\n"
+        f"evaluate  python -m launch.evaluate {result.folder} --episodes 30\n"
+        f"resume    {resume}"
+    )

@@ -5,6 +5,7 @@ Sweeps run as trials of Tune, because a run has several actors and Tune reserves
 """
 
 import json
+import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ from ray import tune
 from agents.a3c.config import A3CConfig
 from agents.actor_critic.training import Snapshot
 from agents.errors import TrainingError
+from agents.ray_cluster import check_room, connect
 from agents.runs.atari_run import AtariRun
 from agents.runs.checkpoints import list_checkpoints, load_newest
 from agents.runs.folder import RunFolder, write_json_atomically
@@ -23,6 +25,7 @@ from agents.runs.recording import Recording
 from agents.runs.snapshots import to_snapshot
 from agents.runs.transfer import start_from
 from agents.stored_settings import read_settings
+from launch.command_line.interruption import Interruption
 from launch.experiments.ray_tasks import RESULT
 
 REPORT_SECONDS = 10.0  # between two reports to Tune
@@ -92,3 +95,45 @@ def first_snapshot(folder: RunFolder, settings: A3CConfig, weights_of: str | Non
     snapshot, lines = start_from(Path(weights_of), settings)
     print("\n".join(lines))
     return snapshot
+
+
+def run_on_tune(runs: list[Path], interruption: Interruption, *, address: str | None, retries: int) -> None:
+    """Trains all runs, until they have ended or a signal arrives.
+
+    Args:
+        runs: their folders. All take as many cores and GPUs as the first one.
+        retries: how often a run that fails is restarted.
+
+    Raises:
+        TrainingError: no cluster at `address`, or none with room for a run.
+    """
+    os.environ |= {"TUNE_DISABLE_SIGINT_HANDLER": "1", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+
+    class UntilSignal(tune.Stopper):
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return interruption.signal is not None
+
+    config = A3CConfig.from_dict(json.loads((runs[0] / "config.json").read_text())["a3c"])
+    assert config.workers != "auto"
+    worker = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
+    workers = max(config.workers, 1)
+    connect(address, cpus=max(workers * config.cpus_per_worker, os.cpu_count() or 1))
+    check_room(workers, "workers", cpus=config.cpus_per_worker, gpus=config.gpus_per_worker)
+    tuner = tune.Tuner(
+        tune.with_resources(
+            SweepTrial, tune.PlacementGroupFactory([{}] + [worker] * config.workers if config.workers else [worker])
+        ),
+        param_space={"run": tune.grid_search([str(run.absolute()) for run in runs])},
+        tune_config=tune.TuneConfig(trial_name_creator=lambda trial: Path(trial.config["run"]).name),
+        run_config=tune.RunConfig(
+            name="tune", storage_path=str(runs[0].parent.absolute()), verbose=1,
+            failure_config=tune.FailureConfig(max_failures=retries),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a run has its own
+            stop=UntilSignal(),
+        ),
+    )  # fmt: skip
+    interruption.listen()  # Ray has installed its own handlers
+    tuner.fit()

@@ -18,8 +18,8 @@ from agents.a3c import start_training
 from agents.a3c.presets import preset
 from agents.actor_critic.training import Training
 from agents.runs.evaluator import Evaluator
-from agents.runs.snapshots import save
 from tests.benchmarks.measure import machine
+from tests.unit.agents.runs.saved_runs import save
 
 
 def steps_per_second(

@@ -82,10 +82,14 @@ MISTAKES = {
         "a seed beside seeds": (["--seed", "7"], "--seed 7: a sweep has --seeds from --first-seed on"),
         "settings of resumed runs": (
             ["--resume", "a", "--keep", "5", "--lr", "0.1"],
-            "the runs keep their own settings; leave out --lr --keep",
+            "the runs keep their own settings; leave out --keep --lr",
         ),
-        "more settings of resumed runs": (["--resume", "a", "--workers", "2"], "leave out --workers 2"),
+        "more settings of resumed runs": (["--resume", "a", "--workers", "2"], "leave out --workers"),
         "negative retries": (["--retries", "-1"], "--retries is -1"),
+        "settings of a layer that is not used": (
+            ["--head", "mlp", "--neurocoder.slots", "5"],
+            "--neurocoder.slots is a setting of neurocoder, but the layer is mlp; leave it out",
+        ),
         "negative steps between evaluations": (["--evaluate-every", "-1"], "--evaluate-every is -1"),
         "evaluations without games": (["--evaluate-games", "0"], "--evaluate-games is 0"),
         "no games at the end": (
@@ -237,11 +241,11 @@ def test_a_resumed_run_takes_neither_other_weights_nor_another_folder(command, c
     ("settings", "reason"),
     [
         ({"impala": {}}, "it is not of python -m launch.train"),
-        ({"a3c": {"env": "Pong"}}, "'neurocoder'"),
-        ({"a3c": A3CConfig().to_dict(), "run": 5}, "not iterable"),
-        ({"a3c": A3CConfig().to_dict(), "run": {"keep": "all"}}, "'all'"),
+        ({"a3c": {"neurocoder": 5}}, "Expected `object`, got `int` - at `$.neurocoder`"),
+        ({"a3c": A3CConfig().to_dict(), "run": 5}, "Expected `object`, got `int`"),
+        ({"a3c": A3CConfig().to_dict(), "run": {"keep": "all"}}, "Expected `int`, got `str` - at `$.keep`"),
     ],
-    ids=["another command", "too few settings", "no table", "no number"],
+    ids=["another command", "no group of settings", "no table", "no number"],
 )
 def test_a_run_whose_settings_cannot_be_read_is_not_resumed(settings, reason, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(settings))

@@ -16,9 +16,9 @@ from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_server import ParameterServer
 from agents.runs.checkpoints import amend_state
 from agents.runs.progress import GamesProgress
-from agents.runs.snapshots import save
 from launch.evaluate import main, show
 from tests.commands import in_this_process, rows_of, start
+from tests.unit.agents.runs.saved_runs import save
 
 RANDOM, HUMAN = 1.7, 30.5  # Breakout, Wang et al. 2016
 STEPS = (1_000, 2_000, 3_000, 4_000)

@@ -15,11 +15,12 @@ from agents.a3c.parameter_server import ParameterServer
 from agents.errors import TrainingError
 from agents.runs.checkpoints import list_checkpoints, load_checkpoint
 from agents.runs.recording import Recording
-from agents.runs.snapshots import save
 from launch.command_line.experiment import make_runs
 from launch.experiments.tune_trial import SweepTrial
-from launch.sweep import main, table
+from launch.results.sweep import table
+from launch.sweep import main
 from tests.commands import in_this_process, refusal, result_of, start, wait_for
+from tests.unit.agents.runs.saved_runs import save
 
 SMALL = (
     "--env", "Breakout", "--seeds", 1, "--workers", 1, "--envs-per-worker", 2, "--rollout-steps", 5,
@@ -122,7 +123,7 @@ def test_the_table_pools_games_on_the_human_scale_per_head():
 def test_weights_and_evaluations_that_are_given_hold_for_every_run(tmp_path, monkeypatch):
     source, config = tmp_path / "source", A3CConfig(env="Breakout", head="mlp", seed=9)
     save(source / "checkpoints", ParameterServer(config).snapshot(), config)
-    monkeypatch.setattr("launch.sweep.carry_out", lambda *_: None)
+    monkeypatch.setattr("launch.experiments.tune_trial.run_on_tune", lambda *_, **__: None)
     monkeypatch.chdir(tmp_path)
     status, _, errors = in_this_process(
         main, "--env", "Pong,Breakout", "--seeds", 2, "--head", "mlp", "--run-dir", "sweep", "--from", "source",

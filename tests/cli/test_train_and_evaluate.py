@@ -130,10 +130,11 @@ def test_a_run_is_not_resumed_with_another_head(trained):
     assert "'neurocoder'" in line and "'mlp'" in line
 
 
-def test_a_run_is_not_resumed_with_a_preset(trained):
+@pytest.mark.parametrize("preset", ["two-cores", "paper"])
+def test_a_run_is_not_resumed_with_a_preset(trained, preset):
     folder, _ = trained
-    line = refusal("train", "--resume", folder, "--preset", "two-cores")
-    assert "--preset two-cores: a resumed run has its own settings" in line
+    line = refusal("train", "--resume", folder, "--preset", preset)
+    assert "--preset: a resumed run has its own settings" in line
 
 
 @pytest.mark.parametrize(

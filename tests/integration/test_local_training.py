@@ -9,11 +9,13 @@ from agents.a3c import start_training
 from agents.a3c.config import A3CConfig
 from agents.a3c.local_training import LocalTraining
 from agents.actor_critic.training import Snapshot
-from agents.runs import snapshots
 from agents.runs.checkpoints import CheckpointError, load_checkpoint
+from agents.runs.policy import policy_settings, to_policy
+from agents.runs.snapshots import to_snapshot
 from envs.atari import action_names
 from neurocoder.settings import NeurocoderSettings
 from tests.unit.agents.a3c.reports import ROLLOUT_TAGS
+from tests.unit.agents.runs.saved_runs import save
 
 STEPS = 2 * 3  # of an update
 OPTIMIZERS = ("rmsprop", "adam", "amsgrad")
@@ -86,18 +88,18 @@ def test_a_checkpoint_gives_back_the_snapshot_bit_for_bit(run, tmp_path):
     snapshot = replace(
         snapshot, episodes=3, recent_returns=[0.1, -21.0, 1e6]
     )  # games too short to end by themselves
-    checkpoint = load_checkpoint(snapshots.save(tmp_path, snapshot, config))
-    assert_bit_identical(snapshots.to_snapshot(checkpoint), snapshot)
+    checkpoint = load_checkpoint(save(tmp_path, snapshot, config))
+    assert_bit_identical(to_snapshot(Snapshot, checkpoint), snapshot)
     assert checkpoint.state["mean_return"] == snapshot.mean_return
-    assert A3CConfig.from_dict(checkpoint.state["config"]) == config
+    assert policy_settings(checkpoint) == config.policy()
 
 
 @pytest.mark.parametrize("run", OPTIMIZERS[:1], indirect=True)
 def test_a_policy_from_a_checkpoint_answers_as_the_network_that_was_trained(run, tmp_path):
     config, _ = run
     with start_training(config) as training:
-        checkpoint = load_checkpoint(snapshots.save(tmp_path, train(training, updates=4), config))
-        network, trained = policy.to_policy(checkpoint)[0].network, training.server.network
+        checkpoint = load_checkpoint(save(tmp_path, train(training, updates=4), config))
+        network, trained = to_policy(checkpoint)[0].network, training.server.network
     frames = torch.randint(256, (3, 1, 80, 80), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     # not to the last bit: the trained one's weights lie in one vector, and kernels ask how memory is aligned
     torch.testing.assert_close(outputs(network, frames), outputs(trained, frames), rtol=1e-4, atol=1e-6)
@@ -118,7 +120,7 @@ def test_a_resumed_run_equals_one_that_only_restarts_its_games_there(run, tmp_pa
         train(training, updates=4)
         training.worker.restart_games(4 * STEPS)
         expected = train(training, updates=4)
-    loaded = snapshots.to_snapshot(load_checkpoint(snapshots.save(tmp_path, snapshot, config)))
+    loaded = to_snapshot(Snapshot, load_checkpoint(save(tmp_path, snapshot, config)))
     with start_training(config, loaded) as resumed:
         assert resumed.drain().learning_rate == pytest.approx(config.learning_rate * 0.6)
         assert_bit_identical(train(resumed, updates=4), expected)
@@ -154,22 +156,34 @@ def test_a_run_ends_with_the_update_that_takes_its_last_step():
 )
 def test_a_checkpoint_whose_settings_do_not_fit_its_tensors_is_refused_in_one_line(run, tmp_path, altered):
     config, snapshot = run
-    checkpoint = load_checkpoint(snapshots.save(tmp_path, snapshot, config))
-    settings = checkpoint.state["config"]
+    checkpoint = load_checkpoint(save(tmp_path, snapshot, config))
+    settings = checkpoint.state["policy"]
     if "neurocoder" in altered:
         altered = dict(neurocoder=settings["neurocoder"] | altered["neurocoder"])
-    checkpoint.state["config"] = settings | altered
+    checkpoint.state["policy"] = settings | altered
     with pytest.raises(CheckpointError) as refusal:
-        policy.to_policy(checkpoint)
+        to_policy(checkpoint)
     line = str(refusal.value)
-    assert line.startswith(f"{checkpoint.path}: its policy cannot be built: ") and "\n" not in line
+    prefix = f"{checkpoint.path}: its "
+    assert line.startswith((f"{prefix}policy cannot be built: ", f"{prefix}settings cannot be used: "))
+    assert "\n" not in line
 
 
 @pytest.mark.parametrize("run", OPTIMIZERS[:1], indirect=True)
-@pytest.mark.parametrize("part", ["env_steps", "updates", "episodes", "recent_returns"])
+def test_a_checkpoint_from_before_policies_had_settings_of_their_own_gives_the_same_policy(run, tmp_path):
+    config, snapshot = run
+    checkpoint = load_checkpoint(save(tmp_path, snapshot, config))
+    del checkpoint.state["policy"]
+    old = {name: value for name, value in config.to_dict().items() if name not in ("film", "moe", "nsm")}
+    checkpoint.state["config"] = old
+    assert policy_settings(checkpoint) == config.policy()
+
+
+@pytest.mark.parametrize("run", OPTIMIZERS[:1], indirect=True)
+@pytest.mark.parametrize("part", ["updates", "episodes", "recent_returns"])
 def test_a_checkpoint_of_something_else_is_refused_in_one_line_that_names_what_it_lacks(run, tmp_path, part):
     config, snapshot = run
-    checkpoint = load_checkpoint(snapshots.save(tmp_path, snapshot, config))
+    checkpoint = load_checkpoint(save(tmp_path, snapshot, config))
     del checkpoint.state[part]
-    with pytest.raises(CheckpointError, match=rf"not a checkpoint of an A3C run, it has no '{part}'$"):
-        snapshots.to_snapshot(checkpoint)
+    with pytest.raises(CheckpointError, match=rf"a checkpoint of another kind of run, it has no '{part}'$"):
+        to_snapshot(Snapshot, checkpoint)

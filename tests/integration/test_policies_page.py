@@ -11,8 +11,8 @@ import torch
 
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_server import ParameterServer
-from agents.runs.snapshots import save
 from tests.commands import ROOT
+from tests.unit.agents.runs.saved_runs import save
 
 PAGE = ROOT / "docs" / "policies.md"
 CONFIG = A3CConfig(env="Pong", head="neurocoder")

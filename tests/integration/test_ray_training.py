@@ -11,11 +11,13 @@ import torch
 from agents.a3c import start_training
 from agents.a3c.config import A3CConfig
 from agents.actor_critic.training import Metrics, Snapshot, Training
-from agents.runs import snapshots
 from agents.runs.checkpoints import load_checkpoint
+from agents.runs.policy import to_policy
+from agents.runs.snapshots import to_snapshot
 from envs.atari import action_names
 from neurocoder.settings import NeurocoderSettings
 from tests.unit.agents.a3c.reports import ROLLOUT_TAGS
+from tests.unit.agents.runs.saved_runs import save
 
 STEPS = 2 * 3  # of an update
 
@@ -72,9 +74,9 @@ def run() -> Run:
 @pytest.fixture(scope="module")
 def continued(run, tmp_path_factory) -> Run:
     """The run taken up again from a checkpoint, with a few updates to go, and trained to its end."""
-    folder = snapshots.save(tmp_path_factory.mktemp("checkpoints"), run.last, run.config)
+    folder = save(tmp_path_factory.mktemp("checkpoints"), run.last, run.config)
     config = replace(run.config, total_steps=run.last.env_steps + 20 * STEPS)
-    snapshot = snapshots.to_snapshot(load_checkpoint(folder))
+    snapshot = to_snapshot(Snapshot, load_checkpoint(folder))
     return train(config, snapshot, lambda training, metrics: training.finished)
 
 
@@ -110,9 +112,9 @@ def test_all_workers_compute_in_one_precision_which_the_checkpoint_names(run, co
 
 
 def test_a_snapshot_of_a_run_makes_a_policy(run, tmp_path):
-    checkpoint = load_checkpoint(snapshots.save(tmp_path, run.last, run.config))
-    policy, config = policy.to_policy(checkpoint)
-    assert config == run.config
+    checkpoint = load_checkpoint(save(tmp_path, run.last, run.config))
+    policy, settings = to_policy(checkpoint)
+    assert settings == run.config.policy()
     for name, tensor in policy.network.state_dict().items():
         assert torch.equal(tensor, run.last.parameters[name])
 

@@ -19,6 +19,8 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_server import ParameterServer
+from agents.actor_critic.config import PolicySettings
+from agents.actor_critic.network import build_network
 from agents.actor_critic.play import play
 from agents.actor_critic.policy import Policy
 from agents.actor_critic.training import Metrics
@@ -30,19 +32,19 @@ from agents.runs.checkpoints import load_newest
 from agents.runs.policy import to_policy
 from envs.atari import AtariGames, AtariSettings, Episode, action_count, action_names, resolve
 from envs.atari_gymnasium import AtariGame
-from neurocoder.settings import NeurocoderSettings
+from neurocoder.settings import LAYERS, NeurocoderSettings
 
 GAME = resolve("Breakout")
 
 
-@pytest.fixture(params=["mlp", "neurocoder", "hypernet"])
+@pytest.fixture(params=LAYERS)
 def module(request) -> NeurocoderRLModule:
     config = A3CConfig(env="Breakout", head=request.param, neurocoder=NeurocoderSettings(slots=8, heads=2))
     torch.manual_seed(0)
     return NeurocoderRLModule(
         observation_space=gymnasium.spaces.Box(0, 255, (1, 80, 80), np.uint8),
         action_space=gymnasium.spaces.Discrete(action_count(GAME.rom)),
-        model_config={"a3c": config.to_dict(), "max_seq_len": 5},
+        model_config={"policy": config.policy().to_dict(), "max_seq_len": 5},
     )
 
 
@@ -55,7 +57,7 @@ def batch(sequences: int, steps: int, seed: int = 0) -> dict:
 
 
 def test_a_module_has_the_state_dict_of_an_a3c_policy(module):
-    policy = build_policy(A3CConfig.from_dict(module.model_config["a3c"]), action_count(GAME.rom))
+    policy = build_network(PolicySettings.from_dict(module.model_config["policy"]))
     policy.load_state_dict(
         {name.removeprefix("policy."): tensor for name, tensor in module.state_dict().items()}
     )
@@ -418,8 +420,8 @@ def test_lives_end_episodes_in_rllib_as_the_settings_say(terminates):
 @pytest.mark.slow
 def test_a_resumed_run_of_appo_has_its_policy_as_target():
     config = RLlibConfig(algo="appo", env="Breakout", head="mlp", env_runners=0, envs_per_runner=1)
-    policy = build_policy(replace(config.policy(), seed=9), action_count(GAME.rom))
-    server = ParameterServer(config.policy())
+    policy = build_network(config)
+    server = ParameterServer(A3CConfig(env="Breakout", head="mlp"))
     snapshot = replace(server.snapshot(), parameters=policy.state_dict(), optimizer={})
     training = RLlibTraining(config, snapshot)
     try:
@@ -469,15 +471,15 @@ def test_a_run_learns_resumes_and_is_evaluated(algo, steps, more, tmp_path):
     run("launch.rllib", "--resume", folder, "--total-steps", more, "--evaluate-episodes", 0)
     last = load_newest(folder / "checkpoints", warn=pytest.fail)
     assert last.state["env_steps"] >= more
-    # Adam goes on where it was: its count of updates has not begun anew.
+    # Adam continues: its count of updates has not restarted.
     for checkpoint in (first, last):
         counts = {int(n) for name, n in checkpoint.tensors["optimizer"].items() if name.endswith(".step")}
         assert counts == {checkpoint.state["updates"]}
     assert last.state["updates"] > first.state["updates"] > last.state["updates"] - first.state["updates"]
 
-    policy, config = to_policy(first)
-    torch.manual_seed(config.seed)
-    untrained = build_policy(config, action_count(GAME.rom))
+    policy, settings = to_policy(first)
+    torch.manual_seed(RLlibConfig.seed)
+    untrained = build_network(settings)
     networks = (untrained, policy.network, to_policy(last)[0].network)
     distances = [network.actor.memory.orthogonality_loss().item() for network in networks]
     assert distances[0] > distances[1] > distances[2]

@@ -18,10 +18,10 @@ from agents.runs.checkpoints import list_checkpoints, load_checkpoint, load_newe
 from agents.runs.evaluation import evaluate
 from agents.runs.evaluator import EvaluationFailed, Evaluator
 from agents.runs.recording import Recording
-from agents.runs.snapshots import save
 from agents.runs.transfer import start_from
 from neurocoder.settings import NeurocoderSettings
 from tests.commands import curves
+from tests.unit.agents.runs.saved_runs import save
 
 CONFIG = A3CConfig(
     env="Breakout", head="mlp", workers=0, envs_per_worker=2, rollout_steps=10, total_steps=600, optimizer="adam"
@@ -162,7 +162,7 @@ def fresh_weights(config: A3CConfig) -> dict[str, torch.Tensor]:
 
 def test_a_run_starts_from_all_weights_of_another_of_the_same_network_and_from_no_counter(source):
     theirs = load_checkpoint(source)
-    config = A3CConfig.from_dict(theirs.state["config"])
+    config = A3CConfig.from_dict(theirs.state["policy"])
     sticky = replace(config, env="ALE/Breakout-v5")
     snapshot, lines = start_from(source.parent.parent, sticky)
     assert (snapshot.env_steps, snapshot.updates, snapshot.episodes, snapshot.recent_returns) == (0, 0, 0, [])
@@ -177,7 +177,7 @@ def test_a_run_starts_from_all_weights_of_another_of_the_same_network_and_from_n
     [("Breakout", "mlp", ["actor"]), ("Pong", "neurocoder", ["actor"]), ("Pong", "hypernet", ["actor"])],
 )
 def test_an_output_layer_of_another_kind_or_size_starts_fresh_and_is_named(source, env, head, fresh):
-    settings = A3CConfig.from_dict(load_checkpoint(source).state["config"])
+    settings = A3CConfig.from_dict(load_checkpoint(source).state["policy"])
     config = replace(settings, env=env, head=head, seed=9)
     snapshot, lines = start_from(source, config)
     theirs, ours = load_checkpoint(source).tensors["parameters"], fresh_weights(config)

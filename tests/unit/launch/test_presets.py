@@ -5,10 +5,11 @@ import pytest
 from agents.a3c.config import A3CConfig
 from agents.a3c.presets import preset
 from launch import sweep, train
+from launch.command_line.atari import parse
 
 
 def parsed(*flags: str) -> A3CConfig:
-    return train.COMMAND.parse(train.Arguments, list(flags), None).config
+    return parse(train.PROGRAM, train.Arguments, list(flags), None).config
 
 
 def test_without_a_preset_a_run_has_the_papers_settings():

@@ -9,6 +9,7 @@ from agents.a3c.config import A3CConfig
 from agents.a3c.flat_parameters import flatten_parameters
 from agents.a3c.optimizers import SharedRMSProp
 from agents.a3c.parameter_server import ParameterServer
+from agents.actor_critic.network import build_network
 from envs.atari import action_count
 from tests.unit.agents.a3c.reports import next_report
 
@@ -91,7 +92,7 @@ def test_an_optimizer_of_torch_moves_the_flat_vector_as_it_moves_the_separate_pa
     config = A3CConfig(head=head, optimizer=optimizer, total_steps=100, seed=5)
     server = ParameterServer(config)
     torch.manual_seed(5)
-    network = build_policy(config, ACTIONS)
+    network = build_network(config)
     reference = torch.optim.Adam(
         network.parameters(),
         lr=config.learning_rate,
@@ -100,7 +101,7 @@ def test_an_optimizer_of_torch_moves_the_flat_vector_as_it_moves_the_separate_pa
     )
     start = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
 
-    carrier = build_policy(config, ACTIONS)  # holds a gradient both as one vector and parameter by parameter
+    carrier = build_network(config)  # holds a gradient both as one vector and parameter by parameter
     _, flat_gradient = flatten_parameters(carrier)
     for update, gradient in enumerate(random_gradients(4, server.flat.numel())):
         flat_gradient.copy_(torch.from_numpy(gradient))

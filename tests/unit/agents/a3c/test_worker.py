@@ -413,7 +413,7 @@ def test_workers_of_one_run_play_different_games_with_different_actions():
 def test_a_report_tells_where_the_time_went():
     worker = RolloutWorker(A3CConfig(head="mlp", envs_per_worker=1, rollout_steps=5), 0)
     _, first = worker.rollout(0, 0)
-    ended = worker.ended
+    ended = worker.last_end
     before = time.perf_counter()
     time.sleep(0.2)
     between = time.perf_counter()
@@ -422,5 +422,5 @@ def test_a_report_tells_where_the_time_went():
     assert first.seconds.keys() == second.seconds.keys() == {"exchange", "play", "gradient"}
     assert min(first.seconds.values()) > 0
     assert second.seconds["exchange"] >= between - before
-    assert sum(second.seconds.values()) == pytest.approx(worker.ended - ended)  # nothing is left out
+    assert sum(second.seconds.values()) == pytest.approx(worker.last_end - ended)  # nothing is left out
     assert second.seconds["play"] + second.seconds["gradient"] < after - between

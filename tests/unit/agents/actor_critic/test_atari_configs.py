@@ -4,12 +4,22 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
 from agents.a3c.config import A3CConfig
-from agents.actor_critic.config import HEADS
+from agents.actor_critic.config import PolicySettings
+from agents.actor_critic.network import build_network
 from envs.atari import resolve
-from neurocoder import OUTPUT_LAYERS, output_layer
-from neurocoder.settings import HyperNetSettings, NeurocoderSettings
+from neurocoder import OUTPUT_LAYERS
+from neurocoder.settings import (
+    LAYERS,
+    SETTINGS,
+    FiLMSettings,
+    HyperNetSettings,
+    MixtureOfExpertsSettings,
+    NeurocoderSettings,
+    StoredProgramSettings,
+)
 from tests.commands import ROOT
 
 ALL_CHANGED = A3CConfig(
@@ -22,6 +32,8 @@ ALL_CHANGED = A3CConfig(
         variant="release",
     ),
     hypernet=HyperNetSettings(scale="rows", hidden=5),
+    film=FiLMSettings(hidden=3), moe=MixtureOfExpertsSettings(experts=3, active=2, hidden=4, balance_weight=0.1),
+    nsm=StoredProgramSettings(slots=3, key_dim=2, key_loss_weight=0.1, variant="release"),
     workers=0, envs_per_worker=3, cpus_per_worker=2, gpus_per_worker=0.5, total_steps=99, seed=11, deterministic=True, precision="bf16",
     max_restarts=1, stall_seconds=9.0, max_staleness=5, max_bad_updates=2,
     rollout_steps=6, gamma=0.9, gae_lambda=0.8, entropy_weight=0.02, value_weight=0.25, reward_clip=2.0,
@@ -46,26 +58,29 @@ def test_settings_come_back_the_same_through_json(config):
 
 def test_the_changed_settings_above_change_every_field():
     defaults, altered = A3CConfig().to_dict(), ALL_CHANGED.to_dict()
-    for group in ("neurocoder", "hypernet"):
+    for group in SETTINGS:
         for name, value in defaults.pop(group).items():
             assert altered[group][name] != value, f"{group}.{name}"
     assert [name for name, value in defaults.items() if altered[name] == value] == []
 
 
-@pytest.mark.parametrize("group", [None, "neurocoder", "hypernet"])
-def test_a_field_that_this_version_does_not_know_is_a_type_error(group):
-    fields = A3CConfig().to_dict()
-    (fields if group is None else fields[group])["invented"] = 1
-    with pytest.raises(TypeError, match="invented"):
-        A3CConfig.from_dict(fields)
+def test_settings_of_layers_that_an_older_version_did_not_have_are_the_defaults():
+    stored = ALL_CHANGED.to_dict()
+    for group in ("film", "moe", "nsm"):
+        del stored[group]
+    default = A3CConfig()
+    assert A3CConfig.from_dict(stored) == replace(
+        ALL_CHANGED, film=default.film, moe=default.moe, nsm=default.nsm
+    )
 
 
 @pytest.mark.parametrize("config", [A3CConfig(), ALL_CHANGED], ids=["defaults", "all changed"])
-def test_settings_in_range_give_the_settings_of_the_game(config):
+def test_settings_in_range_are_accepted_and_give_the_settings_of_the_game(config):
     lives = dict(
         life_loss_terminates=config.life_loss_terminates, fire_after_life_loss=config.fire_after_life_loss
     )
-    assert config.check() == config.game() == replace(resolve(config.env), **lives)
+    config.check()
+    assert config.game() == replace(resolve(config.env), **lives)
 
 
 def test_settings_from_before_fire_was_pressed_after_a_lost_life_say_so():
@@ -93,10 +108,6 @@ def test_settings_from_before_fire_was_pressed_after_a_lost_life_say_so():
         ("--total-steps", 1),
         ("--rollout-steps", 1),
         ("--envs-per-worker", 1),
-        ("--neurocoder.slots", 1),
-        ("--neurocoder.least-used", 79),
-        ("--neurocoder.orthogonality-weight", 0.0),
-        ("--neurocoder.beta", None),
     ],
 )
 def test_a_setting_at_the_edge_of_its_range_is_accepted(flag, value):
@@ -106,13 +117,11 @@ def test_a_setting_at_the_edge_of_its_range_is_accepted(flag, value):
 NAN, INFINITE = float("nan"), float("inf")
 ABOVE_ZERO = (
     "--learning-rate", "--gradient-clip", "--reward-clip", "--rmsprop-epsilon", "--adam-epsilon", "--stall-seconds",
-    "--neurocoder.beta",
 )  # fmt: skip
 ZERO_OR_MORE = (
     "--gpus-per-worker",
     "--entropy-weight",
     "--value-weight",
-    "--neurocoder.orthogonality-weight",
 )
 FROM_ZERO_TO_ONE = ("--gamma", "--gae-lambda", "--rmsprop-decay")
 OUT_OF_RANGE = [
@@ -128,11 +137,6 @@ OUT_OF_RANGE = [
     ("--total-steps", 0),
     ("--rollout-steps", 0),
     ("--seed", -1),
-    ("--neurocoder.slots", 0),
-    ("--neurocoder.key-dim", 0),
-    ("--neurocoder.heads", 0),
-    ("--neurocoder.steps", -1),
-    ("--neurocoder.least-used", -1),
     ("--neurocoder.least-used", 80),
     ("--hypernet.hidden", 0),
     *((flag, value) for flag in ABOVE_ZERO for value in (0.0, -1.0, NAN, INFINITE)),
@@ -155,12 +159,17 @@ def test_deterministic_training_with_workers_is_refused_in_one_line_that_names_b
         A3CConfig(deterministic=True, workers=3).check()
 
 
-def test_every_head_is_an_output_layer_with_the_settings_it_has_here():
-    assert {"mlp", "hypernet", "neurocoder"} <= set(HEADS) <= set(OUTPUT_LAYERS)
-    fields = A3CConfig().to_dict()
-    for head in HEADS:
-        layer = output_layer(head, **fields.get(head, {}))(512, 6)
-        assert sum(parameter.numel() for parameter in layer.parameters()) > 0
+@pytest.mark.parametrize("head", LAYERS)
+@pytest.mark.parametrize("head_on", ["actor", "critic", "both"])
+def test_every_layer_can_be_a_head(head, head_on):
+    settings = PolicySettings(env="Breakout", head=head, head_on=head_on)
+    settings.check()
+    network, plain = build_network(settings), build_network(replace(settings, head="mlp"))
+    chosen = {"actor": head, "critic": head} if head_on == "both" else {head_on: head}
+    for name in ("actor", "critic"):
+        layer = getattr(network, name)
+        assert isinstance(layer, OUTPUT_LAYERS[chosen.get(name, "mlp")])
+        assert layer(torch.zeros(3, 512)).shape == getattr(plain, name)(torch.zeros(3, 512)).shape
 
 
 def test_a_head_that_is_misspelt_is_refused_with_the_nearest_name():
@@ -173,8 +182,7 @@ def test_the_settings_can_be_imported_and_checked_without_torch_or_ray():
         "import sys; from agents.a3c.config import A3CConfig; A3CConfig().check(); "
         "print(sorted({'agents', 'ale_py', 'torch', 'ray'} & set(sys.modules)))"
     )
-    root = ROOT
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert (done.stdout, done.stderr) == ("['agents', 'ale_py']\n", "")
