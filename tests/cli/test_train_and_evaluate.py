@@ -67,6 +67,15 @@ def test_a_run_folder_holds_settings_checkpoints_and_all_curves(trained):
     assert all(-21 <= score.value <= 21 for score in written.Scalars("charts/episodic_return"))
 
 
+def test_a_run_on_ray_that_was_evaluated_ends_without_an_error(tmp_path):
+    output = run(
+        "train", "--env", "Breakout", "--head", "mlp", "--workers", 1, "--envs-per-worker", 2,
+        "--total-steps", 1_000, "--run-dir", tmp_path, "--evaluate-episodes", 0,
+        "--evaluate-every", 300, "--evaluate-games", 1,
+    )  # fmt: skip
+    assert "evaluation at " in output and output.splitlines()[-1].startswith("resume")
+
+
 def test_a_policy_is_evaluated_on_full_games_with_scores_json_and_video(trained, tmp_path):
     folder, _ = trained
     cv2 = pytest.importorskip("cv2", reason="OpenCV needs libGL.so.1", exc_type=ImportError)
