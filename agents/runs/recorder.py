@@ -12,7 +12,8 @@ from agents.runs.checkpoints import CheckpointError, amend_state, prune_checkpoi
 from agents.runs.curves import Curves
 from agents.runs.evaluation import evaluate
 from agents.runs.evaluator import EvaluationFailed, Evaluator
-from agents.runs.folder import RunFolder, software_versions, write_json_atomically
+from agents.runs.files import write_json_atomically
+from agents.runs.folder import RunFolder, software_versions
 from agents.runs.progress import GamesProgress, Progress
 from agents.runs.recording import Recording
 from agents.runs.snapshots import save_snapshot

@@ -19,7 +19,8 @@ from agents.runs.checkpoints import (
     prune_checkpoints,
     save_checkpoint,
 )
-from agents.runs.folder import RunFolder, write_json_atomically
+from agents.runs.files import write_json_atomically
+from agents.runs.folder import RunFolder
 from agents.stored_settings import read_settings
 from launch.experiments.ray_tasks import RESULT, Tell
 from neurocoder.output_layers import parameter_count

@@ -16,7 +16,8 @@ from agents.runs.checkpoints import (
     prune_checkpoints,
     save_checkpoint,
 )
-from agents.runs.folder import RunFolder, software_versions, write_json_atomically
+from agents.runs.files import write_json_atomically
+from agents.runs.folder import RunFolder, software_versions
 from agents.runs.progress import clock
 from agents.stored_settings import read_settings
 from agents.supervised.config import SupervisedConfig
