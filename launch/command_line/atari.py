@@ -18,7 +18,7 @@ from agents.runs.recording import Recording
 from agents.stored_settings import read_settings
 from launch.command_line.errors import check_address, fail
 from launch.command_line.interruption import Interruption
-from launch.evaluate import show
+from launch.results.evaluation import show
 
 if TYPE_CHECKING:
     from agents.a3c.config import A3CConfig

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import launch.evaluate
+import launch.results.evaluation
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_server import ParameterServer
 from agents.runs.checkpoints import amend_state
 from agents.runs.progress import GamesProgress
-from agents.runs.snapshots import save
-from launch.evaluate import main, show
+from agents.runs.snapshots import save_snapshot
+from launch.evaluate import main
+from launch.results.evaluation import show
 from tests.commands import in_this_process, rows_of, start
 
 RANDOM, HUMAN = 1.7, 30.5  # Breakout, Wang et al. 2016
@@ -37,7 +38,7 @@ def run(tmp_path_factory) -> Path:
     for seed, steps in enumerate(STEPS):
         config = A3CConfig(env="Breakout", head="mlp", seed=seed)
         snapshot = replace(ParameterServer(config).snapshot(), env_steps=steps)
-        path = save(folder / "checkpoints", snapshot, config)
+        path = save_snapshot(folder / "checkpoints", steps, snapshot, agent="a3c", config=config.to_dict())
         if steps == DAMAGED:
             damage(path)
     return folder
@@ -87,7 +88,7 @@ def test_the_best_checkpoint_of_a_run_is_marked(everything):
 
 
 def test_ctrl_c_keeps_what_has_been_played(run, tmp_path, monkeypatch):
-    play, played = launch.evaluate.play_with, []
+    play, played = launch.results.evaluation.play_with, []
 
     def interrupted(checkpoint: Path, *given, **named):
         if len(played) == 2:
@@ -95,7 +96,7 @@ def test_ctrl_c_keeps_what_has_been_played(run, tmp_path, monkeypatch):
         played.append(play(checkpoint, *given, **named))
         return played[-1]
 
-    monkeypatch.setattr("launch.evaluate.play_with", interrupted)
+    monkeypatch.setattr("launch.results.evaluation.play_with", interrupted)
     json_file = tmp_path / "scores.json"
     status, output, errors = in_this_process(main, run, "--all", "--episodes", 1, "--json", json_file)
     assert status == 130 and "Traceback" not in errors
