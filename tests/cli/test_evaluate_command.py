@@ -15,11 +15,10 @@ import launch.results.evaluation
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_server import ParameterServer
 from agents.runs.checkpoints import amend_state
-from agents.runs.progress import GamesProgress
 from agents.runs.snapshots import save_snapshot
 from launch.evaluate import main
 from launch.results.evaluation import show
-from tests.commands import in_this_process, rows_of, start
+from tests.commands import in_this_process, read_terminal, rows_of, start
 
 RANDOM, HUMAN = 1.7, 30.5  # Breakout, Wang et al. 2016
 STEPS = (1_000, 2_000, 3_000, 4_000)
@@ -209,17 +208,6 @@ def test_what_makes_scores_comparable_is_said_in_short_lines(everything, capsys)
 # -- progress ----------------------------------------------------------------------------------------------------------
 
 
-def read_terminal(descriptor: int) -> str:
-    """All that is written to a pseudo-terminal until its last writer has gone."""
-    written = b""
-    try:
-        while data := os.read(descriptor, 4096):
-            written += data
-    except OSError:  # how Linux tells the end
-        pass
-    return written.decode()
-
-
 def test_on_a_terminal_one_line_is_rewritten_while_games_are_played_and_stdout_stays_clean(policy):
     terminal, end = pty.openpty()
     process = start("evaluate", policy, "--episodes", 16, stderr=end)
@@ -236,33 +224,3 @@ def test_on_a_terminal_one_line_is_rewritten_while_games_are_played_and_stdout_s
         assert re.fullmatch(r"alone  \d+ of 16 games done, longest [\d,]+ steps  ETA (-|\d+:\d\d)", line)
     steps = [int(re.search(r"([\d,]+) steps", line)[1].replace(",", "")) for line in lines]
     assert steps == sorted(set(steps))
-
-
-@pytest.fixture
-def clock(monkeypatch) -> list[float]:
-    """The seconds that a progress line reads: the first entry."""
-    seconds = [0.0]
-    monkeypatch.setattr("agents.runs.progress.time.monotonic", lambda: seconds[0])
-    return seconds
-
-
-def test_elsewhere_there_is_a_line_every_30_seconds(clock, capsys):
-    tell = GamesProgress(10, name="step-000000001000")
-    for second in range(100):
-        clock[0] = second
-        tell(second // 20, 15 * second)
-    output, errors = capsys.readouterr()
-    assert output == ""
-    assert errors.splitlines() == [
-        # After 30 s with one game done, nine more would take 270 s.
-        "step-000000001000  1 of 10 games done, longest 450 steps  ETA 4:30",
-        "step-000000001000  3 of 10 games done, longest 900 steps  ETA 2:20",
-        "step-000000001000  4 of 10 games done, longest 1,350 steps  ETA 2:15",
-    ]
-
-
-def test_a_long_game_of_a_long_evaluation_fits_a_line_of_80_characters(clock, capsys):
-    tell = GamesProgress(100, name="checkpoint 100 of 100")
-    clock[0] = 3_000.0
-    tell(10, 27_000)
-    assert "ETA 7:30:00" in (line := capsys.readouterr().err) and len(line) <= 80
