@@ -224,5 +224,5 @@ def test_the_published_mnist_images_have_their_known_mean_and_checksums():
     (images, labels), _ = load("mnist", folder, download=False)
     assert labels[:5].tolist() == [5, 0, 4, 1, 9]
     assert images.double().mean() / 255 == pytest.approx(0.1307, abs=5e-5)
-    for file, md5 in DATA_SETS["mnist"].downloads.items():
-        assert hashlib.md5((folder / file).read_bytes()).hexdigest() == md5
+    for file, sha256 in DATA_SETS["mnist"].downloads.items():
+        assert hashlib.sha256((folder / file).read_bytes()).hexdigest() == sha256
