@@ -10,7 +10,9 @@ TIMEOUT = 20.0
 
 
 def download(urls: Sequence[str], sha256: str, target: Path) -> None:
-    """Downloads `target` whole, or leaves nothing of it behind. A file that has this SHA-256 already is kept.
+    """Downloads `target` whole, or leaves nothing of it behind.
+
+    A file that has this SHA-256 already is kept.
 
     Args:
         urls: the addresses of the file, tried in this order.
@@ -41,7 +43,7 @@ def download(urls: Sequence[str], sha256: str, target: Path) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """Returns the message of the first error of a chain, in one line. The errors that libraries raise from it say less."""
+    """Returns the message of the first error in a chain, in one line: it says more than those that follow."""
     while error.__context__ is not None:
         error = error.__context__
     return " ".join(str(error).split()) or type(error).__name__

@@ -42,8 +42,8 @@ class DataSet:
     """Names of the files. MNIST: images and labels, as gzipped idx files. CIFAR: records of labels and pixels."""
     test: tuple[str, ...]
     label_bytes: int
-    """Bytes of a record before its pixels, the last of which is the label; 0 for idx files. CIFAR-100 has a coarse label
-    before the fine one."""
+    """Bytes of a record before its pixels, the last of which is the label; 0 for idx files. CIFAR-100 has a
+    coarse label before the fine one."""
     downloads: dict[str, str]
     """SHA-256 of each file that the mirrors offer, by name: the files themselves, or one archive of them."""
     mirrors: tuple[str, ...]
@@ -119,8 +119,8 @@ def data_folder(given: Path | None) -> Path:
 def ensure_files(name: str, folder: Path, *, download: bool = True) -> Path:
     """Returns the folder with the files of data set `name`, and downloads those that are missing.
 
-    That folder is `mnist`, `cifar-10-batches-bin` or `cifar-100-binary` below `folder`, or `folder` itself if files are
-    only there. Files that are there are not opened, so this is quick unless it downloads.
+    That folder is `mnist`, `cifar-10-batches-bin` or `cifar-100-binary` below `folder`, or `folder` itself
+    if files are only there. Files that are there are not opened, so this is quick unless it downloads.
 
     Args:
         download: False refuses missing files.
@@ -152,10 +152,12 @@ def ensure_files(name: str, folder: Path, *, download: bool = True) -> Path:
 def load(name: str, folder: Path, *, download: bool = True) -> tuple[ImageSet, ImageSet]:
     """Returns the training and the test set of data set `name`, with the fine labels of CIFAR-100.
 
-    Files are found or downloaded as in `ensure_files`. They may hold fewer images than the official ones, or others.
+    Files are found or downloaded as in `ensure_files`. They may hold fewer images than the official ones,
+    or others.
 
     Raises:
-        ValueError: as for `ensure_files`, or a damaged file. The message is one line with the reason and what to do.
+        ValueError: as for `ensure_files`, or a damaged file. The message is one line with the reason and
+            what to do.
     """
     place = ensure_files(name, folder, download=download)
     data_set = DATA_SETS[name]

@@ -1,11 +1,12 @@
-"""Plays full Atari games with saved policies, and prints their scores with the settings that make them comparable.
+"""Plays full Atari games with saved policies, and prints their scores.
 
     python -m launch.evaluate runs/Pong-neurocoder-... --episodes 30 --video game.mp4 --json scores.json
     python -m launch.evaluate runs/Pong-neurocoder-... --all --csv scores.csv
 
-A policy is a checkpoint folder or a run folder. Of a run, the newest checkpoint plays, with --best the best one, with
---all every one. A game is played to its end, not to the first lost life, and its score is not clipped. The
-human-normalised score is 0 for random play and 1 for human play.
+A policy is a checkpoint folder or a run folder. Of a run, the newest checkpoint plays, with --best the best
+one, with --all every one. A game is played to its end, not to the first lost life, and its score is not
+clipped. The human-normalised score is 0 for random play and 1 for human play. The settings that make scores
+comparable are printed, too.
 """
 
 import json
@@ -35,11 +36,11 @@ class Arguments:
     all: bool = False
     """Play with every checkpoint of each run, and print a table with the best one marked."""
     sticky: float | None = None
-    """Probability that the game repeats the previous action, at every frame. If not given, as in training. 0.25 is the
-    setting of Machado et al. 2018."""
+    """Probability that the game repeats the previous action, at every frame. 0.25 is the setting of Machado
+    et al. 2018. If not given, it is as in training."""
     life_loss_terminates: Annotated[bool | None, tyro.conf.DisallowNone] = None
-    """Let a lost life end an episode for the policy: its memory is emptied, and the game continues. If not given, as in
-    training."""
+    """Let a lost life end an episode for the policy: its memory is emptied, and the game continues. If not
+    given, lives are treated as in training."""
     greedy: bool = False
     """Take the likeliest action instead of drawing one at random by the policy's probabilities."""
     seed: int = 1

@@ -10,10 +10,10 @@ from agents.runs.checkpoints import MANIFEST, best_checkpoint, list_checkpoints
 
 
 def score(state: dict[str, Any]) -> tuple[bool, float] | None:
-    """Returns what the best checkpoint is chosen by; None if it has neither an evaluation nor training games.
+    """Returns what the best checkpoint is chosen by; None if there is nothing to judge it by.
 
-    That is the mean return of its evaluation, else that of the last 20 training games before it. Any evaluation ranks
-    above all training games.
+    That is the mean return of its evaluation, else that of the last 20 training games before it. Any
+    evaluation ranks above all training games.
     """
     try:
         if state.get("evaluation"):
@@ -26,7 +26,7 @@ def score(state: dict[str, Any]) -> tuple[bool, float] | None:
 
 
 def find_checkpoints(run: Path, *, best: bool) -> list[Path]:
-    """Returns the checkpoints of a run or checkpoint folder in the order to try them: the newest first, or only the best.
+    """Returns the checkpoints of a run or checkpoint folder to try: the newest first, or only the best.
 
     Raises:
         ValueError: the folder has no checkpoint, or with `best` none that has a score.

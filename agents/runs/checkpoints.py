@@ -8,9 +8,9 @@
         MANIFEST.json            format version, step, torch version, size and SHA-256 of every file above,
                                  and the SHA-256 of the manifest itself
 
-A folder is written under a temporary name and renamed once all of it is on the disk. So a folder with a checkpoint's
-name is whole. It is checked all the same: disks decay, copies stop half way, and people load what others send them.
-Nothing is pickled, so nothing that is read can run.
+A folder is written under a temporary name and renamed once all of it is on the disk. So a folder with a
+checkpoint's name is whole. It is checked all the same: disks decay, copies stop half way, and people load
+what others send them. Nothing is pickled, so nothing that is read can run.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _discard(path: Path) -> None:
 
 
 def _move_into_place(temporary: Path, final: Path) -> None:
-    # A folder cannot replace a folder in one step. The old one steps aside under a name that still counts as a checkpoint.
+    # A folder cannot replace a folder in one step. The old one gets a name that still counts as a checkpoint.
     # So one of the two can be found at every moment.
     aside = final.with_name(f"{final.name}.replaced")
     if final.exists():
@@ -90,14 +90,17 @@ def _move_into_place(temporary: Path, final: Path) -> None:
 def save_checkpoint(
     folder: Path, step: int, tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]
 ) -> Path:
-    """Writes the folder `step-<step>` whole or not at all, and returns it. A folder of the same step is replaced.
+    """Writes the folder `step-<step>` whole or not at all, and returns its path.
+
+    A folder of the same step is replaced.
 
     Args:
         tensors: named tensors by group, on any device.
         state: plain values that JSON can hold.
 
     Raises:
-        OSError: the disk is full or read-only. What was written is removed; every earlier checkpoint stays whole.
+        OSError: the disk is full or read-only. What was written is removed; every earlier checkpoint stays
+            whole.
     """
     import torch
     from safetensors.torch import save
@@ -277,7 +280,7 @@ def _whole_states(folder: Path) -> dict[Path, dict[str, Any]]:
 
 
 Score = Callable[[dict[str, Any]], tuple[float, ...] | None]
-"""Takes a checkpoint's state. Returns numbers, the first of which that differs decides, or None if there is no score."""
+"""Takes a checkpoint's state, and returns its score, or None if it has none. Scores compare number by number."""
 
 
 def _best(states: dict[Path, dict[str, Any]], score: Score) -> Path | None:
@@ -305,10 +308,11 @@ def _another_lives(pid: int) -> bool:
 
 
 def prune_checkpoints(folder: Path, *, keep: int, score: Score, spare: Path | None = None) -> None:
-    """Removes all but the `keep` newest checkpoints, the best one and `spare`, and what dead processes left unfinished.
+    """Removes all checkpoints but the `keep` newest, the best one and `spare`.
 
-    Damaged checkpoints do not count towards `keep`. Otherwise, after a fallback to an older one, the damaged newer one
-    would displace what is saved next. Only the thread that saves may call this.
+    What dead processes left unfinished is removed, too.
+    Damaged checkpoints do not count towards `keep`. Otherwise, after a fallback to an older one, the
+    damaged newer one would displace what is saved next. Only the thread that saves may call this.
     """
     assert keep >= 1, keep
     states = _whole_states(folder)

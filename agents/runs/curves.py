@@ -17,9 +17,10 @@ from agents.actor_critic.training import Metrics
 
 @cache
 def _silence_writer_threads() -> None:
-    """Suppresses the tracebacks of TensorBoard's writer threads. Each error is raised again in the thread that adds points.
+    """Suppresses the tracebacks of TensorBoard's writer threads.
 
-    This lasts until the process ends. A thread whose disk was full may fail once more after its curves are closed.
+    Each error is raised again in the thread that adds points. This lasts until the process ends. A thread
+    whose disk was full may fail once more after its curves are closed.
     """
     print_exception = threading.excepthook
 
@@ -36,7 +37,8 @@ class Curves:
     def __init__(self, folder: Path, *, frame_skip: int, env_steps: int, warn: Callable[[str], None]):
         """
         Args:
-            env_steps: the step count that the run starts from. Points that an earlier process wrote beyond it are hidden.
+            env_steps: the step count that the run starts from. Points that an earlier process wrote beyond
+                it are hidden.
             warn: is called with one line when curves cannot be written.
         """
         _silence_writer_threads()
@@ -136,7 +138,7 @@ class Curves:
 
 
 def draw_attention(attention: np.ndarray) -> Any:
-    """Returns Matplotlib's figure of the mean attention (3, H, P): a panel for each of U, V, S, heads down, slots across."""
+    """Draws the mean attention (3, H, P): a panel for each of U, V and S, with heads down and slots across."""
     import matplotlib
 
     matplotlib.use("agg")

@@ -1,4 +1,4 @@
-"""Evaluates a run while it trains, in a Ray actor of the lowest priority. A run without Ray is evaluated in its process."""
+"""Evaluates a run while it trains: in a Ray actor of the lowest priority, or without Ray in the run's own process."""
 
 import os
 from pathlib import Path
@@ -46,10 +46,13 @@ class Evaluator:
             )
 
     def take(self, *, timeout: float | None = 0.0) -> dict[str, Any] | None:
-        """Returns what `evaluate` gives; None if it has not come within `timeout` seconds. A timeout of None waits for it.
+        """Returns what `evaluate` gives; None if it has not come within `timeout` seconds.
+
+        A timeout of None waits for the result.
 
         Raises:
-            EvaluationFailed: the checkpoint cannot be used, or the actor died. The next `begin` starts another actor.
+            EvaluationFailed: the checkpoint cannot be used, or the actor died. The next `begin` starts
+                another actor.
         """
         if self.checkpoint is None:
             return None

@@ -27,10 +27,10 @@ class RunFolderError(ValueError):
 
 
 def _take_lock(path: Path) -> int:
-    """Returns a descriptor that holds the lock. Raises RunFolderError if a live process holds it, or OSError.
+    """Returns a descriptor that holds the lock. Raises RunFolderError if a live process holds it; OSError.
 
-    The kernel frees the lock with the descriptor, so a killed run leaves no lock behind. Programs that the run starts do
-    not inherit the descriptor. They could outlive the run and keep the lock.
+    The kernel frees the lock with the descriptor, so a killed run leaves no lock behind. Programs that the
+    run starts do not inherit the descriptor. They could outlive the run and keep the lock.
     """
     lock = os.open(path / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -60,7 +60,8 @@ class RunFolder:
         """Makes the folder of a new run.
 
         Raises:
-            RunFolderError: it cannot be made, a live process has it, or it holds a run with a checkpoint already.
+            RunFolderError: it cannot be made, a live process has it, or it holds a run with a checkpoint
+                already.
         """
         try:
             path.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ SPEED_WINDOW = 60.0
 
 
 class ProgressLine:
-    """A line about work under way: rewritten every second on a terminal, printed every 30 seconds elsewhere."""
+    """A line about work under way, rewritten every second on a terminal. Elsewhere it is printed every 30 seconds."""
 
     def __init__(self, stream: TextIO):
         self.stream, self.live = stream, stream.isatty()

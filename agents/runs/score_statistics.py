@@ -1,7 +1,7 @@
 """The statistics of scores: interquartile mean, and stratified bootstrap interval.
 
-Source: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS 2021, and its
-library rliable. Scores of different games must be on one scale before they are pooled
+Source: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS
+2021, and its library rliable. Scores of different games must be on one scale before they are pooled
 (`envs.atari_scores.human_normalised_score`).
 """
 
@@ -12,10 +12,10 @@ from numpy.typing import ArrayLike
 
 
 def interquartile_mean(scores: ArrayLike) -> float:
-    """Returns the mean of the middle half of `scores`, of any shape: the lowest and the highest quarter are left out.
+    """Returns the mean of the middle half of `scores`, of any shape.
 
-    The quarter is rounded down to whole scores, as in scipy.stats.trim_mean(scores, 0.25, axis=None). So nothing is left
-    out of fewer than four.
+    The lowest and the highest quarter are left out. A quarter is rounded down to whole scores, as in
+    scipy.stats.trim_mean(scores, 0.25, axis=None). So nothing is left out of fewer than four.
 
     Raises:
         ValueError: there is no score, or one is NaN.
@@ -38,11 +38,11 @@ def stratified_bootstrap_interval(
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Returns the percentile bootstrap interval (low, high) of `statistic` over the pooled scores of all strata.
+    """Returns the percentile bootstrap interval (low, high) of a statistic of all strata's pooled scores.
 
-    Each resample draws, with replacement and within each stratum, as many scores as that stratum holds. Longer strata
-    weigh more. The interval measures the spread within strata. Over episodes of one run, it does not say how another
-    training run would score. Over the results of several runs, it does.
+    Each resample draws, with replacement and within each stratum, as many scores as that stratum holds.
+    Longer strata weigh more. The interval measures the spread within strata. Over episodes of one run, it
+    does not say how another training run would score. Over the results of several runs, it does.
 
     Args:
         strata: the episode scores of each policy, run or game.

@@ -15,10 +15,12 @@ from envs.atari import AtariSettings
 
 
 def results_of(checkpoints: list[Path], *, every: bool, **settings: Any) -> Iterator[dict[str, Any]]:
-    """Plays with the checkpoints of a run, newest first, and yields their results. Damaged ones are reported and skipped.
+    """Plays with the checkpoints of a run, and yields their results. Damaged ones are reported and skipped.
 
     Args:
-        every: play with all checkpoints, the oldest first. Otherwise play with the first one that can be used.
+        checkpoints: the newest first.
+        every: play with all checkpoints, the oldest first. Otherwise play with the first one that can be
+            used.
         settings: the arguments of `play_with`.
     """
     for number, checkpoint in enumerate(reversed(checkpoints) if every else checkpoints, start=1):
@@ -84,7 +86,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def table(run: Path, results: list[dict[str, Any]]) -> str:
-    """Returns the table of a run's checkpoints, with a star at the best one, from results that `mark_best` has marked."""
+    """Returns the table of a run's checkpoints, whose best one `mark_best` has marked. The best has a star."""
     lines = [
         f"{run}: {_policy(results[0])}",
         f"{'steps':>13} {'mean':>10}   {'95 % interval':22} {'length':>8} {'human-normalised':>17}",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.utils.seeding import np_random
-from gymnasium.wrappers import RecordEpisodeStatistics
+from gymnasium.wrappers import AtariPreprocessing, MaxAndSkipObservation, RecordEpisodeStatistics
 from gymnasium.wrappers.vector import RecordEpisodeStatistics as RecordEpisodeStatisticsOfMany
 
 from envs import make_game, make_games, wrap_game
@@ -364,8 +364,23 @@ def test_a_wrapped_game_begins_with_no_ops_drawn_from_its_seed():
         ),
         (lambda: gymnasium.make("ALE/Breakout-v5", continuous=True), ["Box", "breakout has 4", "continuous"]),
         (lambda: gymnasium.make("CartPole-v1"), ["CartPole", "not an Atari game", "ALE/<Game>-v5"]),
+        (
+            lambda: RecordEpisodeStatistics(AtariPreprocessing(gymnasium.make("BreakoutNoFrameskip-v4"))),
+            ["skips frames by AtariPreprocessing", "leave that wrapper out"],
+        ),
+        (
+            lambda: MaxAndSkipObservation(gymnasium.make("ALE/Breakout-v5")),
+            ["skips frames by MaxAndSkipObservation"],
+        ),
     ],
-    ids=["another game", "all actions", "continuous", "no Atari game"],
+    ids=[
+        "another game",
+        "all actions",
+        "continuous",
+        "no Atari game",
+        "preprocessed frames",
+        "skipped frames",
+    ],
 )
 def test_what_cannot_be_played_like_the_game_is_refused_in_one_line(make, words):
     with pytest.raises(ValueError) as refusal:
