@@ -26,7 +26,9 @@ from neurocoder.checks import check_at_least, check_fraction
 
 @dataclass(frozen=True)
 class Arguments:
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help_behavior_hint="", metavar="RUN ...")
+    ]
     """Run folders or checkpoint folders, one or more."""
     episodes: int = 30
     """Number of full games to play with each policy."""
@@ -36,11 +38,11 @@ class Arguments:
     all: bool = False
     """Play with every checkpoint of each run, and print a table with the best one marked."""
     sticky: float | None = None
-    """Probability that the game repeats the previous action, at every frame. 0.25 is the setting of Machado
-    et al. 2018. If not given, it is as in training."""
+    """Probability that the game repeats the previous action, at every frame. Machado et al. 2018 use 0.25.
+    If not given, it is as in training."""
     life_loss_terminates: Annotated[bool | None, tyro.conf.DisallowNone] = None
-    """Let a lost life end an episode for the policy: its memory is emptied, and the game continues. If not
-    given, lives are treated as in training."""
+    """Let a lost life end an episode for the policy: its memory is emptied, and the game continues.
+    If not given, lives are treated as in training."""
     greedy: bool = False
     """Take the likeliest action instead of drawing one at random by the policy's probabilities."""
     seed: int = 1

@@ -24,7 +24,9 @@ PAUSE = 120.0
 
 @dataclass(frozen=True)
 class Arguments:
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help_behavior_hint="", metavar="RUN ...")
+    ]
     """Run folders, one or more."""
     out: Path
     """Files to write, without their endings: the table is <out>.csv, and the picture <out>.png."""
