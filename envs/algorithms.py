@@ -157,7 +157,7 @@ def _priority_sort(batch: int, longest: int, generator: torch.Generator) -> tupl
     """Presents `longest` vectors, each with a priority in [-1, 1] on the start channel.
 
     The answer is all but the vector of lowest priority, the highest first. Whole vectors are sorted.
-    ntm-pytorch, which is widely copied, sorts every bit's column by itself, which destroys the task.
+    ntm-pytorch, which is widely copied, sorts the column of every bit separately, which destroys the task.
     """
     vectors = _bits(batch, longest, generator)
     priorities = 2 * torch.rand(batch, longest, generator=generator) - 1

@@ -141,7 +141,7 @@ class Step(NamedTuple):
 class Emulators(Protocol):
     """The part of ale-py's `AtariVectorEnv` that `AtariGames` uses.
 
-    A game restarts by itself in the step after its end.
+    A game restarts in the step after its end.
     """
 
     def reset(self, *, seed: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]: ...
@@ -152,7 +152,7 @@ class Emulators(Protocol):
 
 
 class AtariGames:
-    """`count` games, stepped together in C++. A game restarts by itself in the step after its end."""
+    """`count` games, stepped together in C++. A game restarts in the step after its end."""
 
     def __init__(
         self,

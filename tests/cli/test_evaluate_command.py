@@ -55,7 +55,7 @@ def checkpoint(run: Path, steps: int) -> Path:
 
 @pytest.fixture(scope="module")
 def everything(run, policy, tmp_path_factory) -> tuple[str, str, list[dict], list[dict]]:
-    """All checkpoints of the run, and the one that lies alone: output, errors, JSON and CSV of one call."""
+    """Plays with all checkpoints of the run, and with the one that lies alone: output, errors, JSON and CSV."""
     folder = tmp_path_factory.mktemp("scores")
     process = start(
         "evaluate", run, policy, "--all", "--episodes", 3, "--json", folder / "s.json", "--csv", folder / "s.csv"
@@ -83,7 +83,8 @@ def test_the_best_checkpoint_of_a_run_is_marked(everything):
     of_the_run = results[:-1]
     best = max(result["mean"] for result in of_the_run)
     (marked,) = (result["mean"] for result in of_the_run if result["best"])
-    assert marked == best and results[-1]["best"]  # the one that lies alone is the best of its own table
+    # The checkpoint that lies alone is the best of its table.
+    assert marked == best and results[-1]["best"]
 
 
 def test_ctrl_c_keeps_what_has_been_played(run, tmp_path, monkeypatch):
@@ -100,9 +101,11 @@ def test_ctrl_c_keeps_what_has_been_played(run, tmp_path, monkeypatch):
     status, output, errors = in_this_process(main, run, "--all", "--episodes", 1, "--json", json_file)
     assert status == 130 and "Traceback" not in errors
     assert errors.splitlines()[-1] == "stopped; 2 policies were played to the end of their games"
-    kept = json.loads(json_file.read_text())
-    assert [each["episode_returns"] for each in kept] == [each["episode_returns"] for each in played]
-    assert sum(each["best"] for each in kept) == 1 and "* best mean" in output
+    written = json.loads(json_file.read_text())
+    assert [result["episode_returns"] for result in written] == [
+        result["episode_returns"] for result in played
+    ]
+    assert sum(result["best"] for result in written) == 1 and "* best mean" in output
 
 
 def test_the_table_says_what_the_json_says(run, policy, everything):

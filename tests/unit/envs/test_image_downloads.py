@@ -39,7 +39,7 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
-    """A web server on this machine: its address and the folder it serves."""
+    """Starts a web server on this machine: its address and the folder it serves."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     folder = tmp_path / "served"
     folder.mkdir()
@@ -61,7 +61,7 @@ def offer(monkeypatch, name: str, served: dict[str, bytes], mirrors: list[str]) 
 
 
 def archive(members: dict[str, bytes | str]) -> bytes:
-    """A tar.gz file with files, given by their bytes, and symbolic links, given by where they lead."""
+    """Makes a tar.gz file with files, given by their bytes, and symbolic links, given by their targets."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         for name, content in members.items():
@@ -76,8 +76,9 @@ def archive(members: dict[str, bytes | str]) -> bytes:
 
 
 def files_below(folder: Path) -> list[str]:
-    found = [path for path in folder.rglob("*") if not path.is_dir() or path.name.startswith(".")]
-    return sorted(path.relative_to(folder).as_posix() for path in found)
+    """Returns the paths of all files below a folder, and of the hidden folders."""
+    paths = [path for path in folder.rglob("*") if not path.is_dir() or path.name.startswith(".")]
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
 def test_missing_files_are_downloaded_from_the_first_mirror_that_has_them(
@@ -96,9 +97,9 @@ def test_only_what_is_missing_is_downloaded(tmp_path, monkeypatch, mirror, capsy
     address, served = mirror
     write(served, mnist_files())
     offer(monkeypatch, "mnist", mnist_files(), [f"{address}/"])
-    own = mnist_files() | {TRAIN_LABELS: idx(0x801, 3, data=bytes([5, 5, 5]))}
-    del own[TEST_IMAGES]
-    write(tmp_path / "data", own)
+    files = mnist_files() | {TRAIN_LABELS: idx(0x801, 3, data=bytes([5, 5, 5]))}
+    del files[TEST_IMAGES]
+    write(tmp_path / "data", files)
     assert load("mnist", tmp_path / "data")[0].labels.tolist() == [5, 5, 5]
     assert capsys.readouterr().err == f"downloading {address}/{TEST_IMAGES}\n"
     load("mnist", tmp_path / "data")
@@ -141,11 +142,11 @@ def test_without_a_mirror_that_answers_the_ones_tried_are_named_with_what_to_do(
     assert files_below(tmp_path / "data") == []
 
 
-def test_a_mirror_that_falls_silent_is_given_up(tmp_path, monkeypatch):
+def test_a_mirror_that_never_answers_is_left_after_a_while(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr("envs.downloads.TIMEOUT", 0.1)
-    silent = http.server.HTTPServer(("127.0.0.1", 0), QuietHandler)  # listens, but nobody serves
-    with silent:
+    # This server listens, but nobody answers.
+    with http.server.HTTPServer(("127.0.0.1", 0), QuietHandler) as silent:
         offer(monkeypatch, "mnist", mnist_files(), [f"http://127.0.0.1:{silent.server_port}/"])
         assert "(timed out)" in refusal("mnist", tmp_path, download=True)
 
@@ -180,7 +181,7 @@ def halting(monkeypatch):
 
 
 @pytest.mark.parametrize(("silent", "reason"), [(True, "timed out"), (False, "IncompleteRead(")])
-def test_a_mirror_that_halts_amid_a_file_is_given_up_and_leaves_nothing_behind(
+def test_a_mirror_that_halts_amid_a_file_is_left_and_nothing_of_it_stays(
     tmp_path, monkeypatch, halting, silent, reason
 ):
     files = {file: noise(3_000_000, seed=1) for file in MNIST_FILES}
@@ -242,8 +243,8 @@ def test_a_cifar_archive_is_unpacked_for_the_files_that_are_missing(tmp_path, mo
     packed = {"cifar-10-binary.tar.gz": archive({"cifar-10-batches-bin/readme.html": b"hello"} | inside)}
     write(served, packed)
     offer(monkeypatch, "cifar10", packed, [f"{address}/"])
-    own = {file: files[file][:3073] for file in in_place}
-    write(tmp_path / "data/cifar-10-batches-bin", own)
+    # These files have one record only, and stay.
+    write(tmp_path / "data/cifar-10-batches-bin", {file: files[file][:3073] for file in in_place})
     train, test = load("cifar10", tmp_path / "data")
     assert len(train.labels) == 15 - len(in_place) and test.labels.tolist() == [6]
     expected = [f"cifar-10-batches-bin/{file}" for file in sorted(CIFAR10_FILES)]
