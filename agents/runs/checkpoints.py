@@ -200,10 +200,10 @@ def _verified_files(path: Path) -> tuple[int, dict[str, bytes]]:
             if not is_plain:
                 raise CheckpointError(f"{path}: {name!r} is a link or a folder, not a plain file")
         step, listed = _read_manifest(path)
-        for name in sorted(plain.keys() - listed.keys() - {MANIFEST}):
-            raise CheckpointError(f"{path}: {name!r} is an unknown file, not in {MANIFEST}")
-        for name in sorted(listed.keys() - plain.keys()):
-            raise CheckpointError(f"{path}: {name} is missing")
+        if unknown := plain.keys() - listed.keys() - {MANIFEST}:
+            raise CheckpointError(f"{path}: {min(unknown)!r} is an unknown file, not in {MANIFEST}")
+        if missing := listed.keys() - plain.keys():
+            raise CheckpointError(f"{path}: {min(missing)} is missing")
         files = {name: (path / name).read_bytes() for name in listed}
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({_one_line(error)})") from error

@@ -65,7 +65,7 @@ class Curves:
         """Writes a page under the tab Text: what the x axis means, and every setting."""
         rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
         self._add(
-            "text",
+            SummaryWriter.add_text,
             "run",
             f"The x axis is agent steps; emulator frames = {self.frame_skip} x steps. Returns are the games' own scores, "
             f"not clipped.\n\n| setting | value |\n|---|---|\n{rows}",
@@ -74,8 +74,8 @@ class Curves:
     def write(self, metrics: Metrics, steps_per_second: float) -> None:
         """Writes a point of every curve, and two for every game that has ended."""
         for step, episode in metrics.episodes:
-            self._add("scalar", "charts/episodic_return", episode.score, step)
-            self._add("scalar", "charts/episodic_length", episode.length, step)
+            self._add(SummaryWriter.add_scalar, "charts/episodic_return", episode.score, step)
+            self._add(SummaryWriter.add_scalar, "charts/episodic_length", episode.length, step)
         scalars: dict[str, float | None] = {"updates/workers": metrics.workers}
         scalars |= {f"faults/{name}": count for name, count in metrics.faults.items()}
         if metrics.scalars:
@@ -94,7 +94,7 @@ class Curves:
         for tag, value in scalars.items():
             if value is None:
                 continue
-            self._add("scalar", tag, value, metrics.env_steps)
+            self._add(SummaryWriter.add_scalar, tag, value, metrics.env_steps)
 
     def write_evaluation(self, evaluation: dict[str, Any]) -> None:
         """Writes the points of an evaluation, which is what `agents.runs.evaluation.evaluate` gives."""
@@ -105,16 +105,18 @@ class Curves:
         }
         for tag, value in scalars.items():
             if value is not None:
-                self._add("scalar", tag, value, evaluation["env_steps"])
+                self._add(SummaryWriter.add_scalar, tag, value, evaluation["env_steps"])
 
     def write_precisions(self, precisions: dict[str, str], env_steps: int) -> None:
         """Writes a line under the tab Text for each kind of node that workers compute on."""
         rows = "\n".join(f"| {kind} | {precision} |" for kind, precision in precisions.items())
-        self._add("text", "precision", f"| kind of node | precision |\n|---|---|\n{rows}", env_steps)
+        self._add(
+            SummaryWriter.add_text, "precision", f"| kind of node | precision |\n|---|---|\n{rows}", env_steps
+        )
 
     def write_attention(self, attention: np.ndarray, env_steps: int) -> None:
         """Writes a picture of the mean attention (3, H, P)."""
-        self._add("figure", "program/attention", draw_attention(attention), env_steps)
+        self._add(SummaryWriter.add_figure, "program/attention", draw_attention(attention), env_steps)
         # A figure of 2 MB refers to itself. Without this call, Python would free it only many pictures later.
         gc.collect()
 
@@ -130,11 +132,11 @@ class Curves:
             if not self.broken:
                 self.writer.close()
 
-    def _add(self, kind: str, *point: Any) -> None:
-        """Calls `SummaryWriter.add_<kind>` with the point, unless the file has failed."""
+    def _add(self, method: Callable[..., None], *point: Any) -> None:
+        """Adds a point by a method of `SummaryWriter`, unless the file has failed."""
         with self._losing_points():
             if not self.broken:
-                getattr(self.writer, f"add_{kind}")(*point)
+                method(self.writer, *point)
 
 
 def draw_attention(attention: np.ndarray) -> Any:
