@@ -1,4 +1,4 @@
-"""What agents learn from: Atari games, images, polynomials and algorithms."""
+"""The tasks that agents learn: Atari games, images, polynomials and algorithms."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,11 @@ if TYPE_CHECKING:
 def make_game(
     settings: "AtariSettings | str", *, reward_clip: float = float("inf"), render_mode: str | None = None
 ) -> "AtariGame":
-    """One game as a Gymnasium environment: see `envs.atari_gymnasium.AtariGame`.
+    """Makes one game as a Gymnasium environment: see `envs.atari_gymnasium.AtariGame`.
 
     Args:
-        settings: `policy.settings`, or a game's name ("Pong", "ALE/Pong-v5").
+        settings: the settings of a policy (`policy.settings`), or the name of a game ("Pong",
+            "ALE/Pong-v5").
     """
     from envs.atari_gymnasium import AtariGame
 
@@ -21,14 +22,14 @@ def make_game(
 
 
 def make_games(settings: "AtariSettings | str", count: int, *, threads: int = 1) -> "AtariGameVector":
-    """`count` games as one Gymnasium vector environment: see `envs.atari_gymnasium.AtariGameVector`."""
+    """Makes `count` games as one Gymnasium vector environment: see `envs.atari_gymnasium.AtariGameVector`."""
     from envs.atari_gymnasium import AtariGameVector
 
     return AtariGameVector(_settings(settings), count, threads=threads)
 
 
 def wrap_game(env: Any, settings: "AtariSettings") -> "AtariGame":
-    """A game made with `gymnasium.make("ALE/Pong-v5")`, played as in training: see `envs.atari_gymnasium.wrap_game`."""
+    """Wraps a game of Gymnasium, to be played as in training: see `envs.atari_gymnasium.wrap_game`."""
     from envs import atari_gymnasium
 
     return atari_gymnasium.wrap_game(env, settings)

@@ -1,13 +1,15 @@
-"""Four small algorithms on random bits, several to an episode: what the Neural Turing Machine learns.
+"""Four small algorithms on random bits, several in an episode: the tasks of the Neural Turing Machine.
 
-An episode presents m tasks and then asks for all answers: t_1, x^1, ..., t_m, x^m -> y^1, ..., y^m. A step is 10
-numbers wide: 8 bits and 2 channels for marks. The step t_i holds the number of the task, one-hot on the first four
-bits; while answering the input is zero, and no mark says that the answers begin. The sequences of a batch share tasks,
-lengths, repeats and place of the query; their bits and priorities differ.
+An episode presents m tasks and then asks for all answers: t_1, x^1, ..., t_m, x^m -> y^1, ..., y^m. A step
+is 10 numbers wide: 8 bits, and 2 channels for marks. The step t_i holds the number of the task, one-hot on
+the first four bits. The input is zero during the answers, and no mark says that they begin. The sequences
+of a batch have the same tasks, lengths, repeats and place of the query. Their bits and priorities differ.
 
-Source: the paper's appendix, "Multi-task learning experiments", and its Table 4 for the sizes. The paper says nothing
-of marks: those of the copies follow the NSM repository, whose network the paper uses, those of recall and sort, which
-it lacks, vlgiitr/ntm-pytorch, whose copies are the same. The one-hot number on four bits is a choice.
+Source: the paper's appendix, "Multi-task learning experiments", and its Table 4 for the sizes. The paper
+does not mention marks. Those of the copies follow the NSM repository, whose network the paper uses. That
+repository has no recall and no sort, whose marks follow vlgiitr/ntm-pytorch, where the copies are the same.
+The one-hot number on four bits is our choice.
+
 Shapes: B sequences, I steps of a task, O steps of its answer, T steps and A answer steps of an episode.
 """
 
@@ -19,21 +21,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TASKS = ("copy", "repeat_copy", "associative_recall", "priority_sort")  # their places are their numbers
+TASKS = ("copy", "repeat_copy", "associative_recall", "priority_sort")
+"""The names of the tasks. The place of a name is the number of the task."""
 BITS = 8
 WIDTH = BITS + 2
-START, END = BITS, BITS + 1  # channels 9 and 10, counted from 1
+START, END = BITS, BITS + 1
+"""The channels for marks."""
 MOST_REPEATS = 2
-ITEM_STEPS = 2  # of associative recall
+ITEM_STEPS = 2
+"""Steps of an item in associative recall."""
 
 
 class Episode(NamedTuple):
     """Sequences of one structure. The network's logits at the last A steps are its answers."""
 
-    inputs: Tensor  # (B, T, 10)
-    targets: Tensor  # (B, A, 8), bits
-    tasks: tuple[str, ...]  # in the order of presentation and of the answers
-    answer_steps: tuple[int, ...]  # O of each task: targets.split(answer_steps, dim=1) are its answers
+    inputs: Tensor
+    """(B, T, 10)."""
+    targets: Tensor
+    """(B, A, 8), the bits of all answers."""
+    tasks: tuple[str, ...]
+    """The tasks in the order of their presentation and of their answers."""
+    answer_steps: tuple[int, ...]
+    """O of each task: `targets.split(answer_steps, dim=1)` are the answers."""
 
 
 def episode(
@@ -44,19 +53,20 @@ def episode(
     tasks: Sequence[str] = TASKS,
     generator: torch.Generator,
 ) -> Episode:
-    """A fresh batch of sequences, float32 on the CPU.
+    """Draws a batch of sequences, float32 on the CPU.
 
     Args:
-        batch: B.
-        tasks_per_sequence: m, 4 in the paper's text and 8 in its Figure 7. Tasks are drawn without replacement while
-            there are enough of them (4 of 4 are a random order), otherwise each one uniformly. The paper does not say.
-        longest: the 3 of Table 4: largest number of vectors to copy and of items to recall from, number of vectors to
-            sort. A larger one tests on longer sequences than those trained on.
-        tasks: which tasks there are, one or more of TASKS.
-        generator: source of all randomness, on the CPU.
+        batch: B, the number of sequences.
+        tasks_per_sequence: m, 4 in the paper's text and 8 in its Figure 7. Tasks are drawn without
+            replacement if there are enough of them, so 4 of 4 come in a random order. Otherwise they are
+            drawn with replacement. The paper does not say how they are drawn.
+        longest: the largest number of vectors to copy and of items to recall from, and the number of
+            vectors to sort. It is 3 in Table 4. A larger one makes longer sequences than those of training.
+        tasks: the tasks to draw from, one or more of TASKS.
+        generator: the source of all randomness, on the CPU.
 
     Raises:
-        ValueError: a size too small, no task, or an unknown one (near names are given).
+        ValueError: a size too small, no task, or an unknown one, to which the message adds near names.
     """
     for name, size, least in (
         ("batch", batch, 1),
@@ -89,9 +99,14 @@ def episode(
 
 
 def bit_error(logits: Tensor, targets: Tensor) -> Tensor:
-    """Per cent of wrong bits, a scalar; logits and targets (..., 8), of the answer steps only.
+    """Returns the percentage of wrong bits, a scalar.
 
-    A logit above 0 says 1. All sequences of a batch have equally many bits: this is the mean of the sequences' errors.
+    A logit above 0 means 1. All sequences of a batch have the same number of bits, so this is the mean of
+    their errors.
+
+    Args:
+        logits: (..., 8), of the answer steps only.
+        targets: (..., 8).
 
     Raises:
         ValueError: the shapes differ.
@@ -103,20 +118,20 @@ def bit_error(logits: Tensor, targets: Tensor) -> Tensor:
     return 100 * ((logits > 0) != (targets > 0.5)).float().mean()
 
 
-# The tasks: inputs (B, I, 10) and answers (B, O, 8)
+# Each task returns its inputs (B, I, 10) and answers (B, O, 8).
 
 
 def _copy(batch: int, longest: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Start, 1 to `longest` vectors, end -> the vectors."""
+    """Presents a start mark, 1 to `longest` vectors and an end mark. The answer is the vectors."""
     vectors = _bits(batch, _between(1, longest, generator), generator)
     return torch.cat((_mark(batch, START), _steps(vectors), _mark(batch, END)), dim=1), vectors
 
 
 def _repeat_copy(batch: int, longest: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Start, 1 to `longest` vectors, n / 2 on the end channel -> n times the vectors; n is 1 or 2.
+    """Presents a start mark, 1 to `longest` vectors, and n / 2 on the end channel.
 
-    Table 4 puts n first; here it stands where a copy has its end, as in the NSM repository. That one
-    standardises n; n / 2 is a choice.
+    The answer is n times the vectors. n is 1 or 2. Table 4 puts n first. Here it comes at the end, as in
+    the NSM repository, which standardises n. n / 2 is our choice.
     """
     vectors = _bits(batch, _between(1, longest, generator), generator)
     n = _between(1, MOST_REPEATS, generator)
@@ -125,9 +140,11 @@ def _repeat_copy(batch: int, longest: int, generator: torch.Generator) -> tuple[
 
 
 def _associative_recall(batch: int, longest: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """2 to `longest` items of two vectors, start before each; end, one item but the last again, end -> the next item.
+    """Presents 2 to `longest` items, and one of them again, but not the last one.
 
-    Two items of a sequence may be equal by chance (1 in 65,536 pairs).
+    The answer is the item after that one. An item is two vectors. A start mark comes before each item, and
+    end marks come before and after the repeated one. Two items of a sequence may be equal by chance (1 in
+    65,536 pairs).
     """
     items = [_bits(batch, ITEM_STEPS, generator) for _ in range(_between(2, longest, generator))]
     query = _between(0, len(items) - 2, generator)
@@ -137,9 +154,10 @@ def _associative_recall(batch: int, longest: int, generator: torch.Generator) ->
 
 
 def _priority_sort(batch: int, longest: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """`longest` vectors, a priority in [-1, 1] on the start channel of each -> all but the lowest, the highest first.
+    """Presents `longest` vectors, each with a priority in [-1, 1] on the start channel.
 
-    Whole vectors are sorted; ntm-pytorch, widely copied, sorts every bit's column by itself, which destroys the task.
+    The answer is all but the vector of lowest priority, the highest first. Whole vectors are sorted.
+    ntm-pytorch, which is widely copied, sorts the column of every bit separately, which destroys the task.
     """
     vectors = _bits(batch, longest, generator)
     priorities = 2 * torch.rand(batch, longest, generator=generator) - 1
@@ -153,22 +171,22 @@ _MAKERS = dict(zip(TASKS, (_copy, _repeat_copy, _associative_recall, _priority_s
 
 
 def _between(low: int, high: int, generator: torch.Generator) -> int:
-    """Uniform in low..high."""
+    """Draws a number, uniform in low..high."""
     return int(torch.randint(low, high + 1, (), generator=generator))
 
 
 def _bits(batch: int, steps: int, generator: torch.Generator) -> Tensor:
-    """Random 0 and 1, (B, steps, 8)."""
+    """Draws vectors of random bits, (B, steps, 8)."""
     return torch.randint(2, (batch, steps, BITS), generator=generator).float()
 
 
 def _steps(vectors: Tensor) -> Tensor:
-    """Vectors (B, steps, 8) as inputs (B, steps, 10) without a mark."""
+    """Returns vectors (B, steps, 8) as inputs (B, steps, 10) without a mark."""
     return F.pad(vectors, (0, WIDTH - BITS))
 
 
 def _mark(batch: int, channel: int, value: float = 1.0) -> Tensor:
-    """One step (B, 1, 10), zero but on one channel."""
+    """Returns one step (B, 1, 10) that is zero but on one channel."""
     step = torch.zeros(batch, 1, WIDTH)
     step[..., channel] = value
     return step

@@ -1,6 +1,7 @@
-"""Atari games in ale-py's vector environment: names, settings, and the one place that knows where episodes begin and end.
+"""Atari games in ale-py's vector environment: names, settings, and where episodes begin and end.
 
-Shapes: N games. An observation is one 80 x 80 grey frame, the maximum over the last two of the frames skipped.
+Shapes: N games. An observation is one 80 x 80 grey frame, the maximum over the last two of the frames
+skipped.
 """
 
 import difflib
@@ -15,41 +16,45 @@ from ale_py import roms
 from ale_py.vector_env import AtariVectorEnv
 
 FRAME = 80
+"""Height and width of an observation in pixels."""
 
 gymnasium.register_envs(ale_py)
 
 
 @dataclass(frozen=True)
 class AtariSettings:
-    """What decides whether two scores can be compared."""
+    """The settings of a game. Scores can be compared only if these are the same."""
 
     rom: str
-    """ROM name of ale-py, as in "ms_pacman"."""
+    """Name of the game's ROM file in ale-py, as in "ms_pacman"."""
     sticky: float = 0.0
-    """Probability that the emulator repeats the previous action, at every frame. 0 is the setting of the paper's time
-    (`NoFrameskip-v4`); 0.25 that of Machado et al. 2018 (`ALE/...-v5`)."""
+    """Probability that the emulator repeats the previous action, at every frame. 0 is the setting of the
+    paper's time (`NoFrameskip-v4`). 0.25 is that of Machado et al. 2018 (`ALE/...-v5`)."""
     frame_skip: int = 4
-    """Emulator frames an action is held for: one agent step."""
+    """Number of emulator frames that an action is held for. Together they are one agent step."""
     noop_max: int = 30
-    """A game starts with fewer than this many no-op frames, drawn uniformly (ale-py's count)."""
+    """A game starts with a random number of frames without an action, uniform from 0 to one less than this."""
     max_frames: int = 108_000
-    """A game is cut (truncated) this many frames after its no-ops: 30 minutes of play."""
+    """A game is cut (truncated) after this number of frames, which do not include those at its start.
+    108,000 frames are 30 minutes of play."""
     fire_reset: bool = True
-    """Press FIRE after a reset, in games that have it: some wait for it."""
+    """Press FIRE at the start of a game, if the game has that action: some games wait for it."""
     fire_after_life_loss: bool = True
-    """Press FIRE in the step after a lost life, too, in games that have it (as `FireResetEnv` over `EpisodicLifeEnv` of OpenAI
-    baselines): a policy that never fires would stand still for the rest of the game."""
+    """Press FIRE in the step after a lost life, too, as `FireResetEnv` over `EpisodicLifeEnv` of OpenAI
+    baselines does. Without this, a policy that never fires would stand still for the rest of the game."""
     life_loss_terminates: bool = False
     """A lost life ends the episode for the policy, while the game itself continues."""
 
 
 def resolve(env: str) -> AtariSettings:
-    """Settings of a game given by its bare name ("Seaquest", any case) or a Gymnasium id of ale-py.
+    """Returns the settings of a game by its bare name ("Seaquest", in any case) or its Gymnasium id.
 
-    A bare name and `SeaquestNoFrameskip-v4` mean no sticky actions, `ALE/Seaquest-v5` and `...NoFrameskip-v0` sticky 0.25.
+    A bare name and `SeaquestNoFrameskip-v4` mean no sticky actions. `ALE/Seaquest-v5` and
+    `SeaquestNoFrameskip-v0` mean sticky actions with a probability of 0.25.
 
     Raises:
-        ValueError: an unknown name (near names are given), or an id with random frame skip (`Seaquest-v4`).
+        ValueError: an unknown name, to which the message adds near ones, or an id with random frame skip
+            (`Seaquest-v4`).
     """
     if env in gymnasium.registry:
         settings = gymnasium.spec(env).kwargs
@@ -75,7 +80,7 @@ def resolve(env: str) -> AtariSettings:
 
 @cache
 def _games() -> dict[str, str]:
-    """Bare names to ROM names, as in {"MsPacman": "ms_pacman"}."""
+    """Returns the ROM names by bare names, as in {"MsPacman": "ms_pacman"}."""
     ids = [name for name in gymnasium.registry if name.startswith("ALE/")]
     return {
         name.removeprefix("ALE/").removesuffix("-v5"): gymnasium.spec(name).kwargs["game"] for name in ids
@@ -84,7 +89,7 @@ def _games() -> dict[str, str]:
 
 @cache
 def action_names(rom: str) -> tuple[str, ...]:
-    """The game's minimal action set in ale-py's order, as in ("NOOP", "FIRE", "RIGHT", "LEFT")."""
+    """Returns the game's minimal action set in ale-py's order, as in ("NOOP", "FIRE", "RIGHT", "LEFT")."""
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     ale = ale_py.ALEInterface()
     ale.loadROM(roms.get_rom_path(rom))
@@ -92,49 +97,52 @@ def action_names(rom: str) -> tuple[str, ...]:
 
 
 def action_count(rom: str) -> int:
-    """Number of actions in the game's minimal action set."""
+    """Returns the number of actions in the game's minimal action set."""
     return len(action_names(rom))
 
 
 class Episode(NamedTuple):
-    """One full game: from reset to game over or the frame cap, not a life."""
+    """A full game, from reset to game over or the frame cap. The end of a life does not end it."""
 
     score: float
     """Sum of the rewards as the game gives them, not clipped."""
     length: int
-    """Agent steps: actions that the player chose."""
+    """Number of agent steps, which are the actions that the player chose."""
 
 
 class Step(NamedTuple):
-    """What N games answered to one action each."""
+    """The answer of N games to one action each."""
 
     observation: np.ndarray
     """(N, 1, 80, 80) uint8, after the action."""
     reward: np.ndarray
     """(N,) float32, not clipped."""
     terminated: np.ndarray
-    """(N,) bool: game over, or a life lost where that ends an episode. The next value is 0."""
+    """(N,) bool: game over, or a life lost where that ends an episode. The value of the next state is 0."""
     truncated: np.ndarray
-    """(N,) bool: cut by the frame cap. The observation still has a value."""
+    """(N,) bool: cut by the frame cap. The value of the observation is not 0."""
     ended: np.ndarray
     """(N,) bool: the game is over or cut. The next step starts a new one."""
     reset: np.ndarray
-    """(N,) bool: a new game started; the action was ignored."""
+    """(N,) bool: a new game started, and the action was ignored."""
     fired: np.ndarray
-    """(N,) bool: FIRE was pressed after a lost life; the action was ignored."""
+    """(N,) bool: FIRE was pressed after a lost life, and the action was ignored."""
     start: np.ndarray
     """(N,) bool: the observation is the first of an episode, so the recurrent state before it is zero."""
     episodes: list[Episode]
-    """The games that ended, in the order of their numbers."""
+    """The games that ended in this step, in the order of their numbers."""
 
     @property
     def valid(self) -> np.ndarray:
-        """(N,) bool: the step is a transition, made by the action given."""
+        """(N,) bool: the action was taken, so the step is a transition."""
         return ~(self.reset | self.fired)
 
 
 class Emulators(Protocol):
-    """What `AtariGames` needs of ale-py's `AtariVectorEnv`: N games that restart by themselves in the step after their end."""
+    """The part of ale-py's `AtariVectorEnv` that `AtariGames` uses.
+
+    A game restarts in the step after its end.
+    """
 
     def reset(self, *, seed: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]: ...
     def step(
@@ -144,7 +152,7 @@ class Emulators(Protocol):
 
 
 class AtariGames:
-    """`count` games stepped together in C++. Each restarts by itself in the step after its end."""
+    """`count` games, stepped together in C++. A game restarts in the step after its end."""
 
     def __init__(
         self,
@@ -155,8 +163,12 @@ class AtariGames:
         screen: bool = False,
         emulators: Emulators | None = None,
     ):
-        """`screen`: observe the whole coloured screen, (N, 1, 210, 160, 3), instead of the small grey frame.
-        `emulators`: step these instead of ale-py's vector environment."""
+        """
+        Args:
+            threads: the number of threads that step the games.
+            screen: observe the whole coloured screen, (N, 1, 210, 160, 3), instead of the small grey frame.
+            emulators: step these instead of ale-py's vector environment.
+        """
         self._emulators = emulators or AtariVectorEnv(
             settings.rom,
             count,
@@ -178,11 +190,11 @@ class AtariGames:
         self._fire = names.index("FIRE") if self._fires else -1
 
     def reset(self, seed: list[int], *, first: int = 0) -> np.ndarray:
-        """Starts new games: observation (N, 1, 80, 80) uint8.
+        """Starts new games, and returns their first observation, (N, 1, 80, 80) uint8.
 
         Args:
-            seed: any numbers. They give one sequence of games.
-            first: the number, in that sequence, of the first game of this vector.
+            seed: non-negative numbers that together decide a sequence of games.
+            first: the place in that sequence of the first game of this vector.
         """
         entropy = np.random.SeedSequence(seed).generate_state(first + self.count)[first:]
         # ale-py's seeds have 31 bits.
@@ -195,7 +207,10 @@ class AtariGames:
         return observation
 
     def step(self, actions: np.ndarray) -> Step:
-        """Takes actions (N,) int64. A game that ended in the last step, or has to fire after a lost life, ignores its action."""
+        """Takes one action in each game, (N,) int64.
+
+        A game that ended in the last step, or has to fire after a lost life, ignores its action.
+        """
         reset, fired = self._ended, self.fires_next
         if fired.any():
             actions = np.where(fired, self._fire, actions)

@@ -1,6 +1,7 @@
-"""The games of `envs.atari` as Gymnasium environments: one game, many games, and other people's games played the same way."""
+"""The games of `envs.atari` as Gymnasium environments: one, many, and Gymnasium's own games played the same way."""
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import ale_py.env
@@ -9,23 +10,27 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
+from gymnasium.wrappers import AtariPreprocessing, MaxAndSkipObservation
 
 from envs.atari import FRAME, AtariGames, AtariSettings, Emulators, Step, action_count, action_names
 
 NOOP = np.zeros(1, dtype=np.int64)
 OBSERVATIONS = gymnasium.spaces.Box(0, 255, (1, FRAME, FRAME), np.uint8)
+SKIPPING_WRAPPERS = (AtariPreprocessing, MaxAndSkipObservation)
 
 
 class AtariGame(gymnasium.Env[np.ndarray, int]):
     """One game. Observations are (1, 80, 80) uint8; rewards are the game's own unless they are clipped.
 
-    Where `settings.life_loss_terminates`, an episode is one life. The `reset` after a lost life continues the same game, as
-    `EpisodicLifeEnv` of OpenAI baselines does. Any other `reset` starts a new game.
+    If `settings.life_loss_terminates` is true, an episode is one life. The `reset` after a lost life then
+    continues the same game, as `EpisodicLifeEnv` of OpenAI baselines does. Any other `reset` starts a new
+    game.
 
-    Every `info` has `score` (not clipped), `length` (agent steps) and `lives` of the game so far. When the game ends, `info` has
-    `episode`, as `gymnasium.wrappers.RecordEpisodeStatistics` does: `r` (score), `l` (length) and `t` (seconds). That is in the
-    step that ends the game, or in the `reset` after a lost life if the game ends there. That wrapper itself is not needed, and refuses
-    an `info` that has an `episode` already.
+    Every `info` has `score` (not clipped), `length` (agent steps) and `lives` of the game so far. When the
+    game ends, `info` also has `episode`, with `r` (score), `l` (length) and `t` (seconds). It comes in the
+    step that ends the game, or in the `reset` after a lost life if the game ends there.
+    `gymnasium.wrappers.RecordEpisodeStatistics` adds the same entry. That wrapper is not needed, and
+    refuses an `info` that has an `episode` already.
     """
 
     def __init__(
@@ -36,8 +41,16 @@ class AtariGame(gymnasium.Env[np.ndarray, int]):
         render_mode: str | None = None,
         emulators: Emulators | None = None,
     ):
-        """`render_mode`: None, or "rgb_array" for `render` to give the coloured screen, (210, 160, 3) uint8. `emulators`: as for
-        `AtariGames`. ValueError for another render mode."""
+        """
+        Args:
+            reward_clip: rewards are clipped to this size, positive or negative.
+            render_mode: None, or "rgb_array" for `render` to return the coloured screen, (210, 160, 3)
+                uint8.
+            emulators: as for `AtariGames`.
+
+        Raises:
+            ValueError: another render mode.
+        """
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode is {render_mode!r}; it must be None or 'rgb_array'")
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 60 // settings.frame_skip}
@@ -56,7 +69,7 @@ class AtariGame(gymnasium.Env[np.ndarray, int]):
         if seed is not None or not self.life_lost:
             return self._new_game()
         ended: dict[str, Any] = {}
-        # Where FIRE is pressed after a lost life, that step may lose the next life, or end the game.
+        # The step that presses FIRE after a lost life may lose the next life, or end the game.
         while self.games.fires_next[0]:
             step = self._step(NOOP)
             if step.ended[0]:
@@ -68,7 +81,8 @@ class AtariGame(gymnasium.Env[np.ndarray, int]):
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         step = self._step(np.array([action]))
         reward = float(step.reward[0])
-        # Where a lost life ends no episode, no reset presses FIRE after it. This step does, so that no action is ignored.
+        # If a lost life ends no episode, no reset comes that presses FIRE.
+        # This step presses FIRE instead, so that no action is ignored.
         while self.games.fires_next[0] and not step.terminated[0]:
             step = self._step(NOOP)
             reward += float(step.reward[0])
@@ -113,13 +127,16 @@ class AtariGame(gymnasium.Env[np.ndarray, int]):
 
 
 class AtariGameVector(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """N games stepped together. Each starts a new game in the step after its end, in which its action is ignored.
+    """N games, stepped together.
 
-    Where `settings.life_loss_terminates`, a lost life terminates an episode, and the game continues.
+    A game restarts in the step after its end, and ignores the action of that step.
 
-    Every `info` has arrays (N,): `score` (not clipped), `length` (agent steps) and `lives` of the games so far; `start`, whether
-    the observation is the first of an episode, which a recurrent policy has to know; `valid`, whether the action was taken. A
-    step that ends games adds `episode` and `_episode`, as `gymnasium.wrappers.vector.RecordEpisodeStatistics` does.
+    If `settings.life_loss_terminates` is true, a lost life terminates an episode, and the game continues.
+
+    Every `info` has arrays (N,): `score` (not clipped), `length` (agent steps) and `lives` of the games so
+    far. `start` is true where the observation is the first of an episode, which a recurrent policy has to
+    know. `valid` is true where the action was taken. A step that ends games adds `episode` and `_episode`,
+    as `gymnasium.wrappers.vector.RecordEpisodeStatistics` does.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
@@ -134,7 +151,7 @@ class AtariGameVector(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndar
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts N new games."""
+        """Starts N new games, and returns their first observations."""
         super().reset(seed=seed)
         observation = self.games.reset([int(self.np_random.integers(2**31))])
         self.began = np.full(self.num_envs, time.perf_counter())
@@ -162,14 +179,16 @@ class AtariGameVector(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndar
 
 
 def wrap_game(env: gymnasium.Env, settings: AtariSettings) -> AtariGame:
-    """A game of `gymnasium.make("ALE/Pong-v5")`, to be played like those of `AtariGame`.
+    """Wraps a game of `gymnasium.make("ALE/Pong-v5")`, to be played like those of `AtariGame`.
 
-    What the environment has is kept: sticky actions, mode, difficulty, wrappers. What `settings` say comes on top: frame skip with
-    the maximum over the last two frames, grey 80 x 80 frames, no-ops and FIRE at the start, the frame cap, FIRE and the end of an
-    episode after a lost life. The environment is stepped by single frames, whatever frame skip it was made with.
+    The environment keeps its sticky actions, mode, difficulty and wrappers. The settings add the rest: the
+    frame skip with the maximum over the last two frames, grey 80 x 80 frames, no-ops and FIRE at the start,
+    the frame cap, and what a lost life means. The environment is stepped by single frames, whatever frame
+    skip it was made with.
 
     Raises:
-        ValueError: `env` is not a game of ale-py, is another game than that of `settings`, or has the full action set.
+        ValueError: `env` is not a game of ale-py, is not the game of `settings`, has the full action set,
+            or has a wrapper that skips frames.
     """
     game = env.unwrapped
     if not isinstance(game, ale_py.env.AtariEnv):
@@ -183,12 +202,24 @@ def wrap_game(env: gymnasium.Env, settings: AtariSettings) -> AtariGame:
             f"the environment's actions are {env.action_space}, but the policy of {settings.rom} has "
             f"{action_count(settings.rom)}; make it without full_action_space and continuous"
         )
+    for wrapper in _wrappers(env):
+        if isinstance(wrapper, SKIPPING_WRAPPERS):
+            name = type(wrapper).__name__
+            raise ValueError(
+                f"the environment skips frames by {name}; leave that wrapper out, the settings do its work"
+            )
     game._frameskip = 1
     return AtariGame(settings, emulators=_SingleFrames(env, settings))
 
 
+def _wrappers(env: gymnasium.Env) -> Iterator[gymnasium.Wrapper]:
+    while isinstance(env, gymnasium.Wrapper):
+        yield env
+        env = env.env
+
+
 class _SingleFrames:
-    """One environment that is stepped by single frames, in the place of ale-py's vector environment with one game."""
+    """An environment that is stepped by single frames, in place of ale-py's vector environment with one game."""
 
     def __init__(self, env: gymnasium.Env, settings: AtariSettings):
         self.env, self.settings, self.ended = env, settings, False
@@ -223,7 +254,7 @@ class _SingleFrames:
 
     def _start(self, seed: int | None) -> tuple[np.ndarray, dict[str, Any]]:
         self.env.reset(seed=seed)
-        # As many as ale-py's vector environment: fewer than noop_max.
+        # ale-py's vector environment also takes fewer no-ops than noop_max.
         noops = int(self.env.unwrapped.np_random.integers(max(self.settings.noop_max, 1)))
         for action in [0] * noops + ([self.fire] if self.fire is not None else []):
             _, _, over, cut, _ = self.env.step(action)
@@ -236,7 +267,7 @@ class _SingleFrames:
         return self.env.unwrapped.ale.getScreenGrayscale()  # type: ignore[attr-defined]
 
     def _observation(self) -> np.ndarray:
-        """(1, 1, 80, 80)."""
+        """Returns the observation (1, 1, 80, 80)."""
         pooled = np.maximum.reduce(self.screens)
         return cv2.resize(pooled, (FRAME, FRAME), interpolation=cv2.INTER_AREA)[None, None]
 

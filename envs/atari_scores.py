@@ -1,20 +1,21 @@
 """Scores of a random and of a human player on 57 Atari games, and the score scale that they define.
 
-Source: Wang et al., "Dueling Network Architectures for Deep Reinforcement Learning", ICML 2016, Table 2:
-undiscounted game points, mean over episodes that begin with up to 30 no-ops and are cut at 108,000 frames
-(30 minutes of play). C51 and Agent57 report on this scale. The table of Mnih et al. (Nature, 2015) is another
-one, with 49 games and other human scores; normalised scores by the two do not compare.
+Source: Wang et al., "Dueling Network Architectures for Deep Reinforcement Learning", ICML 2016, Table 2.
+Its scores are undiscounted game points: the mean over episodes that begin with up to 30 no-ops and are cut
+at 108,000 frames (30 minutes of play). C51 and Agent57 report on this scale. The table of Mnih et al.
+(Nature, 2015) has 49 games and other human scores. Scores that are normalised by the two tables cannot be
+compared.
 
 Video Pinball: Table 2 prints 16256.9 for the random player, which would leave a scale of only 1411 points.
-The means in Table 1 of the same paper come out only with 0, and Badia et al., "Agent57", ICML 2020, print 0.
-So does this table.
+The means in Table 1 of the same paper come out only with 0. Badia et al., "Agent57", ICML 2020, print 0,
+and so does this table.
 """
 
 from typing import NamedTuple
 
 
 class ReferenceScore(NamedTuple):
-    """Mean game points per episode of the two reference players of one game."""
+    """Mean game points of an episode by the two reference players of a game."""
 
     random: float
     human: float
@@ -74,7 +75,8 @@ REFERENCE_SCORES: dict[str, ReferenceScore] = {
     "tutankham": ReferenceScore(11.4, 167.6),
     "up_n_down": ReferenceScore(533.4, 11693.2),
     "venture": ReferenceScore(0.0, 1187.5),
-    "video_pinball": ReferenceScore(0.0, 17667.9),  # random 0, see above
+    # The random score is explained above.
+    "video_pinball": ReferenceScore(0.0, 17667.9),
     "wizard_of_wor": ReferenceScore(563.5, 4756.5),
     "yars_revenge": ReferenceScore(3092.9, 54576.9),
     "zaxxon": ReferenceScore(32.5, 9173.3),
@@ -83,9 +85,13 @@ REFERENCE_SCORES: dict[str, ReferenceScore] = {
 
 
 def human_normalised_score(game: str, score: float) -> float | None:
-    """(score - random) / (human - random): 0 is random play, 1 human play; the scale goes on at both ends.
+    """Returns (score - random) / (human - random), which is 0 for random play and 1 for human play.
 
-    `score` is in unclipped game points, `game` a ROM name ("seaquest"). None for a game without reference.
+    Lower and higher values are possible. A game without reference scores has None.
+
+    Args:
+        game: a ROM name ("seaquest").
+        score: unclipped game points.
     """
     reference = REFERENCE_SCORES.get(game)
     if reference is None:

@@ -1,36 +1,35 @@
-"""MNIST, CIFAR-10 and CIFAR-100 as whole tensors, from the official files, which are downloaded where they are missing.
+"""MNIST, CIFAR-10 and CIFAR-100 as whole tensors, from the official files. Missing files are downloaded.
 
 Shapes: N images of C channels, H x W pixels.
 
-torch, and what it takes to download, are imported where they are used: a command line asks for the files first.
+torch is imported where it is used, because a command line asks for the files before it needs torch.
 """
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import math
 import os
 import shutil
 import struct
-import sys
+import tarfile
+import tempfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from envs import downloads
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-TIMEOUT = 20.0
-"""Seconds a mirror may stay silent."""
 
 _ADVICE = "name a folder that has the official files with --data-dir or NEUROCODER_DATA"
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """What the images of a data set are, and which files hold them."""
+    """The images of a data set, and the files that hold them."""
 
     name: str
     classes: int
@@ -38,20 +37,22 @@ class DataSet:
     size: int
     """Height and width in pixels."""
     subfolder: str
-    """Where the files lie in the data folder: that of the CIFAR archives is the one they unpack to."""
+    """Folder of the files below the data folder. Those of CIFAR are the folders inside the archives."""
     train: tuple[str, ...]
-    """File names. MNIST: images, labels (gzipped idx). CIFAR: files of records, each of labels and pixels."""
+    """Names of the files. MNIST: images and labels, as gzipped idx files. CIFAR: records of labels and pixels."""
     test: tuple[str, ...]
     label_bytes: int
-    """Bytes of a record before its pixels, the last of them the label; CIFAR-100: coarse, fine. 0 for idx files."""
+    """Bytes of a record before its pixels, the last of which is the label; 0 for idx files. CIFAR-100 has a
+    coarse label before the fine one."""
     downloads: dict[str, str]
-    """What the mirrors offer, by name, and its MD5: the files themselves, or one archive of them."""
+    """SHA-256 of each file that the mirrors offer, by name: the files themselves, or one archive of them."""
     mirrors: tuple[str, ...]
     """Addresses that a name is appended to, tried in this order."""
 
 
 DATA_SETS = {
-    "mnist": DataSet(  # LeCun, Cortes and Burges
+    # LeCun, Cortes and Burges
+    "mnist": DataSet(
         name="mnist",
         classes=10,
         channels=1,
@@ -61,17 +62,18 @@ DATA_SETS = {
         test=("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
         label_bytes=0,
         downloads={
-            "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-            "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
-            "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
-            "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+            "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
         },
         mirrors=(
             "https://ossci-datasets.s3.amazonaws.com/mnist/",
             "https://storage.googleapis.com/cvdf-datasets/mnist/",
         ),
     ),
-    "cifar10": DataSet(  # Krizhevsky 2009
+    # Krizhevsky 2009
+    "cifar10": DataSet(
         name="cifar10",
         classes=10,
         channels=3,
@@ -80,7 +82,9 @@ DATA_SETS = {
         train=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
         test=("test_batch.bin",),
         label_bytes=1,
-        downloads={"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"},
+        downloads={
+            "cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+        },
         mirrors=("https://www.cs.toronto.edu/~kriz/",),
     ),
     "cifar100": DataSet(
@@ -92,32 +96,37 @@ DATA_SETS = {
         train=("train.bin",),
         test=("test.bin",),
         label_bytes=2,
-        downloads={"cifar-100-binary.tar.gz": "03b5dce01913d631647c71ecec9e9cb8"},
+        downloads={
+            "cifar-100-binary.tar.gz": "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"
+        },
         mirrors=("https://www.cs.toronto.edu/~kriz/",),
     ),
 }
 
 
 class ImageSet(NamedTuple):
-    """Images and what they show; on the CPU, as `load` gives them."""
+    """Images and their labels, on the CPU as `load` gives them."""
 
     images: Tensor  # (N, C, H, W) uint8
     labels: Tensor  # (N,) int64, 0 to classes - 1
 
 
 def data_folder(given: Path | None) -> Path:
-    """The folder with the data: `given`, else what the environment variable NEUROCODER_DATA says, else `data`."""
+    """Returns the folder with the data: `given`, else that of the environment variable NEUROCODER_DATA, else `data`."""
     return given if given is not None else Path(os.environ.get("NEUROCODER_DATA") or "data")
 
 
 def ensure_files(name: str, folder: Path, *, download: bool = True) -> Path:
-    """The folder with the files of data set `name`; those that are missing are downloaded, or else refused.
+    """Returns the folder with the files of data set `name`, and downloads those that are missing.
 
-    That is `folder/mnist`, `folder/cifar-10-batches-bin` or `folder/cifar-100-binary`, or `folder` itself if only there
-    any of the files is found. No file that is there is touched or read, so this is quick unless it downloads.
+    That folder is `mnist`, `cifar-10-batches-bin` or `cifar-100-binary` below `folder`, or `folder` itself
+    if files are only there. Files that are there are not opened, so this is quick unless it downloads.
+
+    Args:
+        download: False refuses missing files.
 
     Raises:
-        ValueError: an unknown name, or files that are missing and cannot be had.
+        ValueError: an unknown name, or files that are missing and cannot be downloaded.
     """
     if name not in DATA_SETS:
         raise ValueError(f"data set {name!r} is unknown; use one of {', '.join(DATA_SETS)}")
@@ -141,12 +150,14 @@ def ensure_files(name: str, folder: Path, *, download: bool = True) -> Path:
 
 
 def load(name: str, folder: Path, *, download: bool = True) -> tuple[ImageSet, ImageSet]:
-    """The training and the test set of data set `name`, with the fine labels of CIFAR-100.
+    """Returns the training and the test set of data set `name`, with the fine labels of CIFAR-100.
 
-    Files are found or downloaded as in `ensure_files`. They may hold fewer images than the official ones, or others.
+    Files are found or downloaded as in `ensure_files`. They may hold fewer images than the official ones,
+    or others.
 
     Raises:
-        ValueError: as `ensure_files`, or a damaged file; one line with its name, the reason and what to do.
+        ValueError: as for `ensure_files`, or a damaged file. The message is one line with the reason and
+            what to do.
     """
     place = ensure_files(name, folder, download=download)
     data_set = DATA_SETS[name]
@@ -165,7 +176,10 @@ def _read_idx_pair(data_set: DataSet, paths: list[Path]) -> ImageSet:
 
 
 def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """A gzipped idx file of bytes -> (N, *shape) uint8. Its header: 0x08 for bytes, dimensions, then their sizes."""
+    """Reads a gzipped idx file of bytes: (N, *shape) uint8.
+
+    Its header is 0x08 for bytes, the number of dimensions, and their sizes.
+    """
     import torch
 
     data = _contents(path)
@@ -205,7 +219,8 @@ def _check_labels(data_set: DataSet, labels: Tensor, path: Path) -> None:
         raise _damaged(path, f"has label {largest}, the largest of {data_set.name} is {data_set.classes - 1}")
 
 
-def _contents(path: Path) -> bytearray:  # not bytes: a tensor upon it may be written to
+def _contents(path: Path) -> bytearray:
+    # Not bytes, because a tensor over these may be written to.
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             return bytearray(file.read())
@@ -222,50 +237,26 @@ def _one_line(error: Exception) -> str:
 
 
 def _download(data_set: DataSet, files: list[str], place: Path) -> None:
-    """Puts `files` into the folder `place`, each whole; none if one cannot be had. Raises ValueError, OSError."""
-    import tempfile
-
+    """Downloads `files` into the folder `place`: all of them whole, or none. Raises ValueError, OSError."""
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".download-", dir=place) as name:
         scratch = Path(name)
-        for offer in data_set.downloads:
+        for offer, sha256 in data_set.downloads.items():
             archive = offer.endswith(".tar.gz")
             if archive or offer in files:
-                _fetch(data_set, offer, scratch)
+                urls = [mirror + offer for mirror in data_set.mirrors]
+                try:
+                    downloads.download(urls, sha256, scratch / offer)
+                except ValueError as error:
+                    raise ValueError(f"{data_set.name}: {error}; {_ADVICE}") from error
             if archive:
                 _unpack(data_set, scratch / offer, files)
         for file in files:
             os.replace(scratch / file, place / file)
 
 
-def _fetch(data_set: DataSet, offer: str, scratch: Path) -> None:
-    """Downloads one file into `scratch`, from the first mirror that has what its MD5 says."""
-    from http.client import HTTPException
-    from urllib.request import urlopen
-
-    failures = []
-    for mirror in data_set.mirrors:
-        url = mirror + offer
-        print(f"downloading {url}", file=sys.stderr, flush=True)
-        md5 = hashlib.md5(usedforsecurity=False)
-        try:
-            with urlopen(url, timeout=TIMEOUT) as response, open(scratch / offer, "wb") as file:
-                while chunk := response.read(1 << 20):
-                    md5.update(chunk)
-                    file.write(chunk)
-        except (OSError, HTTPException) as error:
-            failures.append(f"{url} ({_one_line(error)})")
-            continue
-        if md5.hexdigest() == data_set.downloads[offer]:
-            return
-        failures.append(f"{url} (truncated or altered: another MD5 than {data_set.downloads[offer]})")
-    raise ValueError(f"{data_set.name}: cannot be downloaded from {' or '.join(failures)}; {_ADVICE}")
-
-
 def _unpack(data_set: DataSet, archive: Path, files: list[str]) -> None:
-    """Copies `files` out of an archive, next to it: plain files only, and no path that the archive says is used."""
-    import tarfile
-
+    """Copies `files` out of an archive, next to it: only plain files, under names that the archive does not choose."""
     wanted = {f"{data_set.subfolder}/{file}": archive.with_name(file) for file in files}
     with tarfile.open(archive, "r:gz") as tar:
         for member in tar:

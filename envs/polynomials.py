@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-REACH = 5.0  # x runs from -5 to 5
+REACH = 5.0
+"""x runs from -5 to 5."""
 LOWEST_DEGREE, HIGHEST_DEGREE = 2, 10
-NOISE = 0.3  # variance of the noise, as a share of the largest |y|
+NOISE = 0.3
+"""Variance of the noise, as a share of the largest |y|."""
 
 
 def sequences(
@@ -25,24 +27,24 @@ def sequences(
     scale: Literal["chunk", "sequence", "raw"] = "chunk",
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Fresh sequences: what the network is fed at every step, and what it shall answer.
+    """Draws sequences: the inputs of the network at every step, and the targets.
 
-    The paper gives n_pa as "doubled" only and T not at all: 100 points, and 5 or 10 pieces, are chosen. The network is
-    fed x / 5, in [-1, 1], also a choice.
+    The paper does not give T, and says of n_pa only that it is doubled. 100 points, and 5 or 10 pieces, are
+    our choice, and so is the input x / 5, in [-1, 1].
 
     Args:
-        batch: B.
+        batch: B, the number of sequences.
         points: T, from x = -5 to x = 5 at equal distances.
-        pieces: n_pa, chunks of T / n_pa points with a polynomial each.
-        noise: add N(0, 0.3 max_t |y_t|) to y after scaling, the second number a variance. It is part of y: the
-            targets have it and so do the inputs. The paper writes max_t y_t, which may be negative.
-        scale: what is divided by its largest |y|: every chunk, every sequence, or nothing ("raw": |y| reaches 1e7).
-            The paper names no scaling, but raw values are out of a GRU's reach, and in a sequence scaled as a whole
-            one large chunk hides the others.
-        generator: source of all randomness, on the CPU.
+        pieces: n_pa, the number of chunks of T / n_pa points. Each chunk has a polynomial of its own.
+        noise: add N(0, 0.3 max_t |y_t|) to y after scaling, where the second number is a variance. Inputs
+            and targets have the same noise. The paper writes max_t y_t, which may be negative.
+        scale: what is divided by its largest |y|: every "chunk", every "sequence", or nothing ("raw", where
+            |y| reaches 1e7). The paper names no scaling. But raw values are too large for a GRU, and in a
+            sequence scaled as a whole one large chunk hides the others.
+        generator: the source of all randomness, on the CPU.
 
     Returns:
-        Inputs (B, T, 2), of (x_t / 5, y_{t-1}) with y_0 = 0, and targets y (B, T), float32 on the CPU.
+        Inputs (x_t / 5, y_{t-1}) with y_0 = 0, (B, T, 2), and targets y_t, (B, T), float32 on the CPU.
 
     Raises:
         ValueError: a size below 1, points not divisible by pieces, or an unknown scale.
@@ -54,7 +56,7 @@ def sequences(
         raise ValueError(f"points is {points} and pieces is {pieces}; pieces must divide points")
 
     x = torch.linspace(-REACH, REACH, points, dtype=torch.float64)
-    chunks = evaluate(draw_coefficients(batch, pieces, generator=generator), x)
+    chunks = evaluate(draw_coefficients(batch, pieces, generator=generator), x)  # (B, n_pa, T / n_pa)
     if scale == "chunk":
         chunks = chunks / chunks.abs().amax(dim=2, keepdim=True)
     elif scale == "sequence":
@@ -65,15 +67,16 @@ def sequences(
     if noise:
         variance = NOISE * y.abs().amax(dim=1, keepdim=True)
         y = y + variance.sqrt() * torch.randn(y.shape, dtype=y.dtype, generator=generator)
-    previous = F.pad(y[:, :-1], (1, 0))  # y_0 = 0
-    inputs = torch.stack(((x / REACH).expand_as(y), previous), dim=-1)
+    previous = F.pad(y[:, :-1], (1, 0))
+    inputs = torch.stack(((x / REACH).expand_as(y), previous), dim=-1)  # (B, T, 2)
     return inputs.float(), y.float()
 
 
 def draw_coefficients(batch: int, pieces: int, *, generator: torch.Generator) -> Tensor:
-    """Coefficients (B, n_pa, 11) in float64, the constant first; those above the degree are 0.
+    """Draws coefficients (B, n_pa, 11) in float64, the constant first.
 
-    The degree is uniform in 2..10, the coefficients up to it in [-1, 1].
+    The degree is uniform in 2..10. The coefficients up to it are uniform in [-1, 1], and those above it are
+    0.
     """
     degrees = torch.randint(LOWEST_DEGREE, HIGHEST_DEGREE + 1, (batch, pieces, 1), generator=generator)
     size = (batch, pieces, HIGHEST_DEGREE + 1)
@@ -82,7 +85,7 @@ def draw_coefficients(batch: int, pieces: int, *, generator: torch.Generator) ->
 
 
 def evaluate(coefficients: Tensor, x: Tensor) -> Tensor:
-    """Values (B, n_pa, T / n_pa) of polynomials (B, n_pa, D + 1) on equal chunks of x (T,), by Horner's rule."""
+    """Evaluates polynomials (B, n_pa, D + 1) on equal chunks of x (T,) by Horner's rule: (B, n_pa, T / n_pa)."""
     x = x.view(coefficients.shape[1], -1)  # (n_pa, T / n_pa)
     y = torch.zeros_like(x)
     for coefficient in reversed(coefficients.unbind(dim=-1)):

@@ -1,9 +1,9 @@
-"""Learning curves of runs, as a table and a picture.
+"""Draws the learning curves of runs, and writes them as a table.
 
     python -m launch.plot runs/Pong-neurocoder-... runs/Pong-mlp-... --out docs/results/pong
 
-writes pong.csv (run, agent steps, minutes since its start, mean return) and pong.png. A run's minutes count only the time
-in which it was training: pauses before a --resume are left out.
+This writes the table pong.csv and the picture pong.png to docs/results. The table has the run, its agent
+steps, its minutes of training and its mean return. Pauses before a --resume do not count as training.
 """
 
 import csv
@@ -16,37 +16,40 @@ import numpy as np
 import tyro
 
 from launch.command_line.errors import fail
+from neurocoder.checks import check_at_least
 
-PAUSE = 120.0  # seconds without any point: the run was not training
+PAUSE = 120.0
+"""Seconds without a point after which a run counts as not training."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run folders."""
+    runs: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help_behavior_hint="", metavar="RUN ...")
+    ]
+    """Run folders, one or more."""
     out: Path
-    """Where to write, without the ending: <out>.csv and <out>.png."""
+    """Files to write, without their endings: the table is <out>.csv, and the picture <out>.png."""
     window: int = 50
-    """Games over which the return is averaged."""
+    """Number of games over which the return is averaged."""
     points: int = 150
-    """Points a curve is thinned to."""
+    """Largest number of points in the curve of a run."""
 
     def check(self) -> None:
-        """ValueError, in one line, for a setting out of range."""
+        """Raises ValueError, in one line, for a setting out of range."""
         if not self.runs:
             raise ValueError("no run given; name one or more run folders")
         for run in self.runs:
             if not (run / "config.json").is_file():
                 raise ValueError(f"{run} is not the folder of a run, it has no config.json")
-        for flag, value in (("--window", self.window), ("--points", self.points)):
-            if value < 1:
-                raise ValueError(f"{flag} is {value}; it must be at least 1")
+        check_at_least("--window", self.window, 1)
+        check_at_least("--points", self.points, 1)
         if not self.out.absolute().parent.is_dir():
             raise ValueError(f"--out {self.out}: its folder does not exist; make it or name another")
 
 
 class Curve(NamedTuple):
-    """Points of one run, (n,) each."""
+    """The curve of one run, with n points: (n,) each."""
 
     steps: np.ndarray
     minutes: np.ndarray
@@ -54,12 +57,16 @@ class Curve(NamedTuple):
 
 
 def learning_curve(run: Path, *, window: int, points: int) -> Curve:
-    """Moving mean over the last `window` games, at about `points` places. ValueError if no game has ended."""
+    """Reads the curve of a run from its folder. Raises ValueError if no game has ended.
+
+    Args:
+        window: the number of games over which the return is averaged.
+        points: the largest number of points, at equal distances.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    logging.getLogger("tensorboard").setLevel(
-        logging.ERROR
-    )  # it reports every resume as an event out of order
+    # TensorBoard would report every resume as an event out of order.
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
     events.Reload()
     tags = events.Tags()["scalars"]
@@ -68,18 +75,24 @@ def learning_curve(run: Path, *, window: int, points: int) -> Curve:
     clock = np.array([point.wall_time for point in events.Scalars("charts/frames")])
     games = events.Scalars("charts/episodic_return")
     steps = np.array([game.step for game in games])
-    returns = np.array([game.value for game in games])
-    gaps = np.diff(clock, prepend=clock[0])
-    training = (
-        np.cumsum(np.where(gaps < PAUSE, gaps, 0.0)) / 60
-    )  # minutes of training at each mark of the clock
-    minutes = np.interp([game.wall_time for game in games], clock, training)
-    sums = np.cumsum(np.concatenate(([0.0], returns)))
-    last = np.arange(1, len(returns) + 1)
-    first = np.maximum(0, last - window)
-    mean_return = (sums[last] - sums[first]) / (last - first)
+    minutes = np.interp([game.wall_time for game in games], clock, training_minutes(clock))
+    mean_return = moving_mean(np.array([game.value for game in games]), window)
     places = np.unique(np.linspace(0, len(games) - 1, min(points, len(games))).round().astype(int))
     return Curve(steps[places], minutes[places], mean_return[places])
+
+
+def training_minutes(clock: np.ndarray) -> np.ndarray:
+    """Returns the minutes of training by each time of the clock, (n,) seconds. Pauses count as nothing."""
+    gaps = np.diff(clock, prepend=clock[0])
+    return np.cumsum(np.where(gaps < PAUSE, gaps, 0.0)) / 60
+
+
+def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Returns the mean of each value (n,) and those before it, `window` values together, fewer at the start."""
+    sums = np.cumsum(np.concatenate(([0.0], values)))  # (n + 1,)
+    last = np.arange(1, len(values) + 1)
+    first = np.maximum(0, last - window)
+    return (sums[last] - sums[first]) / (last - first)
 
 
 def main() -> None:
@@ -87,7 +100,8 @@ def main() -> None:
     try:
         arguments.check()
         names = [run.resolve().name for run in arguments.runs]
-        if len(set(names)) < len(names):  # runs of several sweeps
+        # Runs of several sweeps may have the same name.
+        if len(set(names)) < len(names):
             names = list(map(str, arguments.runs))
         curves = {
             name: learning_curve(run, window=arguments.window, points=arguments.points)
@@ -107,7 +121,7 @@ def main() -> None:
 
 
 def draw(curves: dict[str, Curve], path: Path, *, window: int) -> None:
-    """Mean return against agent steps and against minutes, side by side."""
+    """Draws the mean return against agent steps and against minutes, side by side."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -125,6 +139,7 @@ def draw(curves: dict[str, Curve], path: Path, *, window: int) -> None:
         panel.grid(alpha=0.3)
     figure.legend(*by_steps.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
     figure.savefig(path, dpi=130)
+    pyplot.close(figure)
 
 
 if __name__ == "__main__":

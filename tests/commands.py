@@ -81,6 +81,18 @@ def wait_for(condition: Callable[[], object], *, seconds: float = 240) -> None:
         time.sleep(0.005)
 
 
+def read_terminal(descriptor: int) -> str:
+    """Returns all that is written to a pseudo-terminal until its last writer has gone."""
+    written = b""
+    try:
+        while data := os.read(descriptor, 4096):
+            written += data
+    except OSError:
+        # Linux reports the end so.
+        pass
+    return written.decode()
+
+
 def curves(path: Path) -> EventAccumulator:
     """What was written for TensorBoard: of a folder, or of one file."""
     accumulator = EventAccumulator(str(path))

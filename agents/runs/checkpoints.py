@@ -2,15 +2,15 @@
 
     checkpoints/
       step-000000123456/
-        parameters.safetensors   one file per group of tensors; the caller names the groups
+        parameters.safetensors   one file for each group of tensors; the caller names the groups
         optimizer.safetensors
         state.json               plain JSON: counters, configuration, ...
         MANIFEST.json            format version, step, torch version, size and SHA-256 of every file above,
                                  and the SHA-256 of the manifest itself
 
-A folder is written under a temporary name and renamed once all of it is on the disk, so a folder with a
-checkpoint's name is whole. It is checked all the same: disks decay, copies stop half way, people load what
-others send them. Nothing is pickled, so nothing that is read can run.
+A folder is written under a temporary name and renamed once all of it is on the disk. So a folder with a
+checkpoint's name is whole. It is checked all the same: disks decay, copies stop half way, and people load
+what others send them. Nothing is pickled, so nothing that is read can run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-if TYPE_CHECKING:  # torch takes seconds to import and only saving and loading need it
+from agents.files import json_bytes, sync_folder, temporary_path, write_durably
+
+# torch takes seconds to import, and only saving and loading need it.
+if TYPE_CHECKING:
     import torch
 
 FORMAT_VERSION = 1
@@ -41,15 +44,17 @@ _FILE_NAME = re.compile(r"state\.json|[A-Za-z0-9_]+\.safetensors")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; one line that names the folder, the file and the reason."""
+    """A checkpoint cannot be used. The message is one line that names the folder, the file and the reason."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """What a checkpoint folder holds."""
+
     path: Path
     step: int
     tensors: dict[str, dict[str, torch.Tensor]]
-    """Group name -> tensor name -> tensor, on the CPU."""
+    """Tensors on the CPU, by the name of their group and their own name."""
     state: dict[str, Any]
 
 
@@ -61,43 +66,18 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _json_bytes(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode()
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp-{os.getpid()}")
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a new file and wait until the disk has it. Raises OSError."""
-    with open(path, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Wait until the disk has the names in a folder, which syncing files does not promise. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _discard(path: Path) -> None:
-    """Remove a checkpoint, if there; renamed first, so that half of one never passes for a checkpoint."""
+    """Removes a checkpoint if it exists, renamed first, so that half of one never passes for a checkpoint."""
     if path.exists():
-        trash = _temporary(path)
+        trash = temporary_path(path)
         shutil.rmtree(trash, ignore_errors=True)
         os.rename(path, trash)
         shutil.rmtree(trash, ignore_errors=True)
 
 
 def _move_into_place(temporary: Path, final: Path) -> None:
-    # A folder cannot replace a folder in one step. The old one steps aside under a name that still counts as
-    # a checkpoint, so that at every moment one of the two can be found.
+    # A folder cannot replace a folder in one step. The old one gets a name that still counts as a checkpoint.
+    # So one of the two can be found at every moment.
     aside = final.with_name(f"{final.name}.replaced")
     if final.exists():
         _discard(aside)
@@ -110,10 +90,17 @@ def _move_into_place(temporary: Path, final: Path) -> None:
 def save_checkpoint(
     folder: Path, step: int, tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]
 ) -> Path:
-    """Write `folder/step-<step>/`, all or nothing, and return it; a folder of the same step is replaced.
+    """Writes the folder `step-<step>` whole or not at all, and returns its path.
 
-    `tensors` holds named tensors by group, on any device. Raises OSError when the disk refuses (full,
-    read-only): what was written so far is removed and every earlier checkpoint stays whole.
+    A folder of the same step is replaced.
+
+    Args:
+        tensors: named tensors by group, on any device.
+        state: plain values that JSON can hold.
+
+    Raises:
+        OSError: the disk is full or read-only. What was written is removed; every earlier checkpoint stays
+            whole.
     """
     import torch
     from safetensors.torch import save
@@ -121,25 +108,27 @@ def save_checkpoint(
     assert 0 <= step < 10**12, step
     files = {}
     for group, named in tensors.items():
-        # Clones, because safetensors refuses views and tensors that share memory, such as tied weights.
+        # safetensors refuses views and tensors that share memory, such as tied weights. So it gets clones.
         copies = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in named.items()}
         files[f"{group}.safetensors"] = save(copies)
-    return _write(folder, step, files | {STATE: _json_bytes(state)}, torch_version=str(torch.__version__))
+    return _write(folder, step, files | {STATE: json_bytes(state)}, torch_version=str(torch.__version__))
 
 
 def amend_state(path: Path, **changes: Any) -> None:
-    """Write a checkpoint again with entries added to its state, or replaced, as whole at every moment as `save_checkpoint`.
+    """Adds entries to the state of a checkpoint, or replaces them. The checkpoint is whole at every moment.
 
-    Raises CheckpointError when the checkpoint is gone or damaged, OSError when the disk refuses.
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged.
+        OSError: the disk is full or read-only.
     """
     step, files = _verified_files(path)
     torch_version = _parse_json(path, MANIFEST, (path / MANIFEST).read_bytes())["torch_version"]
-    files[STATE] = _json_bytes(_parse_json(path, STATE, files[STATE]) | changes)
+    files[STATE] = json_bytes(_parse_json(path, STATE, files[STATE]) | changes)
     _write(path.parent, step, files, torch_version=torch_version)
 
 
 def _write(folder: Path, step: int, files: dict[str, bytes], *, torch_version: str) -> Path:
-    """Write these files and their manifest as the checkpoint of a step."""
+    """Writes these files and their manifest as the checkpoint of a step."""
     assert all(_FILE_NAME.fullmatch(name) for name in files), list(files)
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -147,14 +136,16 @@ def _write(folder: Path, step: int, files: dict[str, bytes], *, torch_version: s
         "torch_version": torch_version,
         "files": {name: {"size": len(data), "sha256": _sha256(data)} for name, data in files.items()},
     }
-    files = files | {MANIFEST: _json_bytes(manifest | {"sha256": _sha256(_json_bytes(manifest))})}
+    files = files | {MANIFEST: json_bytes(manifest | {"sha256": _sha256(json_bytes(manifest))})}
 
     final = folder / f"step-{step:012d}"
-    temporary = _temporary(final)
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a dead process that had our process id
+    temporary = temporary_path(final)
+    # A dead process that had our process id may have left one.
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        for name, data in files.items():  # the manifest is the last
+        # The manifest is the last.
+        for name, data in files.items():
             write_durably(temporary / name, data)
         sync_folder(temporary)
         _move_into_place(temporary, final)
@@ -175,7 +166,7 @@ def _parse_json(path: Path, name: str, data: bytes) -> dict[str, Any]:
 
 
 def _read_manifest(path: Path) -> tuple[int, dict[str, tuple[int, str]]]:
-    """The step, and name -> (size in bytes, SHA-256 in hex) of every file the folder must have."""
+    """Returns the step, and the size in bytes and the SHA-256 of every file the folder must have, by name."""
     manifest = _parse_json(path, MANIFEST, (path / MANIFEST).read_bytes())
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:
@@ -183,7 +174,7 @@ def _read_manifest(path: Path) -> tuple[int, dict[str, tuple[int, str]]]:
         raise CheckpointError(f"{path}: {reason}; load it with the release that wrote it")
     claimed = manifest.pop("sha256", None)
     try:
-        actual = _sha256(_json_bytes(manifest))
+        actual = _sha256(json_bytes(manifest))
         step = int(manifest["step"])
         listed = {name: (int(file["size"]), str(file["sha256"])) for name, file in manifest["files"].items()}
     except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
@@ -199,7 +190,7 @@ def _read_manifest(path: Path) -> tuple[int, dict[str, tuple[int, str]]]:
 
 
 def _verified_files(path: Path) -> tuple[int, dict[str, bytes]]:
-    """The step and the bytes of every file but the manifest, all as the manifest says."""
+    """Returns the step, and the bytes of every file but the manifest. All are as the manifest says."""
     try:
         if not (path / MANIFEST).exists():
             raise CheckpointError(f"{path}: not a checkpoint folder, it has no {MANIFEST}")
@@ -209,10 +200,10 @@ def _verified_files(path: Path) -> tuple[int, dict[str, bytes]]:
             if not is_plain:
                 raise CheckpointError(f"{path}: {name!r} is a link or a folder, not a plain file")
         step, listed = _read_manifest(path)
-        for name in sorted(plain.keys() - listed.keys() - {MANIFEST}):
-            raise CheckpointError(f"{path}: {name!r} is an unknown file, not in {MANIFEST}")
-        for name in sorted(listed.keys() - plain.keys()):
-            raise CheckpointError(f"{path}: {name} is missing")
+        if unknown := plain.keys() - listed.keys() - {MANIFEST}:
+            raise CheckpointError(f"{path}: {min(unknown)!r} is an unknown file, not in {MANIFEST}")
+        if missing := listed.keys() - plain.keys():
+            raise CheckpointError(f"{path}: {min(missing)} is missing")
         files = {name: (path / name).read_bytes() for name in listed}
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({_one_line(error)})") from error
@@ -227,9 +218,10 @@ def _verified_files(path: Path) -> tuple[int, dict[str, bytes]]:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read one checkpoint folder; every byte is checked against the manifest before any of it is parsed.
+    """Reads a checkpoint folder. Every byte is checked against the manifest before it is parsed.
 
-    Raises CheckpointError when the folder is no checkpoint, is damaged, or has another format version.
+    Raises:
+        CheckpointError: the folder is no checkpoint, is damaged, or has another format version.
     """
     from safetensors.torch import load
 
@@ -246,18 +238,22 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, the highest step first; [] when there is no such folder."""
+    """Returns the checkpoints in `folder`, the highest step first; [] if there is no such folder."""
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if _CHECKPOINT_NAME.fullmatch(path.name)]
-    found = [path for path in found if path.is_dir() and not path.is_symlink()]
-    return sorted(found, key=lambda path: (path.stem, path.suffix == ""), reverse=True)
+    paths = [path for path in folder.iterdir() if _CHECKPOINT_NAME.fullmatch(path.name)]
+    paths = [path for path in paths if path.is_dir() and not path.is_symlink()]
+    return sorted(paths, key=lambda path: (path.stem, path.suffix == ""), reverse=True)
 
 
 def load_newest(folder: Path, *, warn: Callable[[str], None]) -> Checkpoint:
-    """The newest checkpoint that is whole; `warn` gets one line for each damaged one that is passed over.
+    """Reads the newest checkpoint that is whole.
 
-    Raises CheckpointError when none is whole.
+    Args:
+        warn: is called with one line about each damaged checkpoint that is skipped.
+
+    Raises:
+        CheckpointError: no checkpoint is whole.
     """
     paths = list_checkpoints(folder)
     for path in paths:
@@ -265,23 +261,26 @@ def load_newest(folder: Path, *, warn: Callable[[str], None]) -> Checkpoint:
             return load_checkpoint(path)
         except CheckpointError as error:
             warn(f"skipped a checkpoint that cannot be used: {error}")
-    found = f"none of the {len(paths)} in it can be used" if paths else "there is none in it"
-    raise CheckpointError(f"{folder}: no checkpoint to load, {found}; name another folder or start a new run")
+    reason = f"none of the {len(paths)} in it can be used" if paths else "there is none in it"
+    raise CheckpointError(
+        f"{folder}: no checkpoint to load, {reason}; name another folder or start a new run"
+    )
 
 
 def _whole_states(folder: Path) -> dict[Path, dict[str, Any]]:
-    """The state of every checkpoint that is whole, the highest step first."""
+    """Returns the state of every checkpoint that is whole, the highest step first."""
     states = {}
     for path in list_checkpoints(folder):
         try:
             states[path] = _parse_json(path, STATE, _verified_files(path)[1][STATE])
         except CheckpointError:
-            continue  # `load_newest` tells whoever wants to load it
+            # `load_newest` reports the damage to a caller who wants to load the checkpoint.
+            continue
     return states
 
 
 Score = Callable[[dict[str, Any]], tuple[float, ...] | None]
-"""Takes a checkpoint's state: numbers, of which the first that differs decides, or None for a checkpoint without a score."""
+"""Takes a checkpoint's state, and returns its score, or None if it has none. Scores compare number by number."""
 
 
 def _best(states: dict[Path, dict[str, Any]], score: Score) -> Path | None:
@@ -291,26 +290,29 @@ def _best(states: dict[Path, dict[str, Any]], score: Score) -> Path | None:
 
 
 def best_checkpoint(folder: Path, score: Score) -> Path | None:
-    """The whole checkpoint with the highest score, the newest of equals; None when none has a score."""
+    """Returns the whole checkpoint with the highest score, the newest of equals; None if no checkpoint has a score."""
     return _best(_whole_states(folder), score)
 
 
 def _another_lives(pid: int) -> bool:
-    """Whether a process other than this one has this id."""
+    """Returns whether a process other than this one has this id."""
     try:
-        os.kill(pid, 0)  # signal 0 only asks
+        # Signal 0 only asks.
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # it lives and is somebody else's
+        # The process lives and belongs to another user.
+        pass
     return pid != os.getpid()
 
 
 def prune_checkpoints(folder: Path, *, keep: int, score: Score, spare: Path | None = None) -> None:
-    """Remove all but the `keep` newest checkpoints, the best one and `spare`, and what dead processes left unfinished.
+    """Removes all checkpoints but the `keep` newest, the best one and `spare`.
 
-    Damaged checkpoints do not count towards `keep`: after a fallback to an older one, the damaged newer one
-    would push out what is saved next. Call it from the thread that saves.
+    What dead processes left unfinished is removed, too.
+    Damaged checkpoints do not count towards `keep`. Otherwise, after a fallback to an older one, the
+    damaged newer one would displace what is saved next. Only the thread that saves may call this.
     """
     assert keep >= 1, keep
     states = _whole_states(folder)

@@ -1,4 +1,4 @@
-"""Evaluates a run while it trains: in a Ray actor of the lowest priority, or in this process for a run without Ray."""
+"""Evaluates a run while it trains: in a Ray actor of the lowest priority, or without Ray in the run's own process."""
 
 import os
 from pathlib import Path
@@ -14,14 +14,19 @@ if TYPE_CHECKING:
 
 
 class EvaluationFailed(RuntimeError):
-    """One line that says why an evaluation has no result."""
+    """An evaluation has no result. The message is one line with the reason."""
 
 
 class Evaluator:
     """Plays one checkpoint at a time."""
 
     def __init__(self, *, games: int, seed: int, on_ray: bool):
-        """`games`: full games to play with each checkpoint; `seed`: decides them, together with the checkpoint's step."""
+        """
+        Args:
+            games: full games to play with each checkpoint.
+            seed: decides these games, together with the checkpoint's step.
+            on_ray: play in a Ray actor, not in this process.
+        """
         self.games, self.seed, self.on_ray = games, seed, on_ray
         self.checkpoint: Path | None = None
         self._actor: ActorHandle | None = None
@@ -32,7 +37,7 @@ class Evaluator:
         return self.checkpoint is not None
 
     def begin(self, checkpoint: Path) -> None:
-        """Starts to play with a checkpoint, which must stay until `take` has answered."""
+        """Starts to play with a checkpoint. Its folder must stay until `take` has returned the result."""
         assert not self.busy
         self.checkpoint = checkpoint
         if self.on_ray:
@@ -41,10 +46,13 @@ class Evaluator:
             )
 
     def take(self, *, timeout: float | None = 0.0) -> dict[str, Any] | None:
-        """The result, which is what `evaluate` gives; None if there is none within `timeout` seconds (None waits for it).
+        """Returns what `evaluate` gives; None if it has not come within `timeout` seconds.
+
+        A timeout of None waits for the result.
 
         Raises:
-            EvaluationFailed: the checkpoint cannot be used, or the actor died. The next `begin` starts another one.
+            EvaluationFailed: the checkpoint cannot be used, or the actor died. The next `begin` starts
+                another actor.
         """
         if self.checkpoint is None:
             return None
@@ -67,7 +75,7 @@ class Evaluator:
             raise EvaluationFailed(str(error).strip().splitlines()[-1]) from error
 
     def close(self) -> None:
-        """Gives up what is being played."""
+        """Discards the games being played."""
         self.checkpoint = self._answer = None
         if self._actor is not None:
             import ray
@@ -91,7 +99,7 @@ class Evaluator:
 
 class _EvaluationActor:
     def __init__(self) -> None:
-        # Below any niceness: Ray's own workers have 15 already, so 19 would still take a good share of their time.
+        # This ranks below any niceness. Ray's own workers have 15, so 19 would still take a good share of their time.
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
     def evaluate(self, checkpoint: Path, games: int, seed: int) -> dict[str, Any]:

@@ -1,17 +1,14 @@
-"""One run's folder, and the lock that keeps a second process out of it.
+"""The folder of one run, and the lock that keeps a second process out of it.
 
     runs/ALE-Pong-v5-neurocoder-20260131-142501/
-      run.lock       held by the live process, says which one it is
+      run.lock       held by the live process, with its id and machine
       config.json    the settings, as they were resolved
       checkpoints/   see `agents.runs.checkpoints`
 
-Neither torch nor Ray is imported, so that a run which cannot start says so at once.
+Neither torch nor Ray is imported, so that a run that cannot start says so at once.
 """
 
-from __future__ import annotations
-
 import fcntl
-import json
 import os
 import platform
 import re
@@ -20,20 +17,20 @@ import subprocess
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from agents.runs.checkpoints import list_checkpoints, sync_folder, write_durably
+from agents.runs.checkpoints import list_checkpoints
 
 
 class RunFolderError(ValueError):
-    """A run folder that cannot be used; one line that names it, the reason and the way out."""
+    """A run folder cannot be used. The message is one line that names the folder, the reason and what to do."""
 
 
 def _take_lock(path: Path) -> int:
-    """A descriptor that holds the lock. Raises RunFolderError if a live process holds it, or OSError.
+    """Returns a descriptor that holds the lock. Raises RunFolderError if a live process holds it; OSError.
 
-    The kernel frees the lock with the descriptor, so a killed run leaves none behind. Python's descriptors
-    are not inherited by programs that the run starts; those could outlive it and keep the lock.
+    The kernel frees the lock with the descriptor, so a killed run leaves no lock behind. Programs that the
+    run starts do not inherit the descriptor. They could outlive the run and keep the lock.
     """
     lock = os.open(path / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -52,7 +49,7 @@ def _take_lock(path: Path) -> int:
 
 
 class RunFolder:
-    """A run's folder, locked from `create` or `open` until `close` or the death of the process."""
+    """The folder of a run, locked from `create` or `open` until `close` or the death of the process."""
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
@@ -60,7 +57,12 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path) -> Self:
-        """Make a new run's folder. Raises RunFolderError if it cannot be made or holds a run with a checkpoint already."""
+        """Makes the folder of a new run.
+
+        Raises:
+            RunFolderError: it cannot be made, a live process has it, or it holds a run with a checkpoint
+                already.
+        """
         try:
             path.mkdir(parents=True, exist_ok=True)
             folder = cls(path, _take_lock(path))
@@ -73,12 +75,13 @@ class RunFolder:
             raise RunFolderError(
                 f"{path}: holds a run already; continue it with --resume or name another --run-dir"
             )
-        folder.checkpoints.mkdir(exist_ok=True)  # one that ended before its first checkpoint left it
+        # A run that ended before its first checkpoint has left this folder.
+        folder.checkpoints.mkdir(exist_ok=True)
         return folder
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Take an existing run's folder. Raises RunFolderError if it is none or a live process has it."""
+        """Opens the folder of an existing run. Raises RunFolderError if it is none, or a live process has it."""
         if not (path / "checkpoints").is_dir():
             raise RunFolderError(
                 f"{path}: not a run folder, it has no checkpoints/; name one that a run has made"
@@ -93,7 +96,7 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def close(self) -> None:
-        """Free the lock; the folder stays. May be called twice."""
+        """Frees the lock. May be called twice."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -105,22 +108,10 @@ class RunFolder:
         self.close()
 
 
-def write_json_atomically(path: Path, value: dict[str, Any] | list[Any]) -> None:
-    """Write `value` as JSON to `path`; a reader sees the old or the new text, whole. Raises OSError."""
-    data = (json.dumps(value, indent=2) + "\n").encode()
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    temporary.unlink(missing_ok=True)  # of a dead process that had our process id
-    try:
-        write_durably(temporary, data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
 def default_run_path(env: str, head: str, root: Path = Path("runs")) -> Path:
-    """`root/<env>-<head>-<date>-<time>`, local time, with -2, -3, ... appended if taken. Nothing is made."""
-    name = re.sub(r"[^A-Za-z0-9._]+", "-", f"{env}-{head}").strip("-.")  # ALE/Pong-v5 is one folder, not two
+    """Returns `root/<env>-<head>-<date>-<time>`, in local time, with -2, -3, ... appended if that exists."""
+    # ALE/Pong-v5 becomes one folder, not two.
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", f"{env}-{head}").strip("-.")
     path = first = root / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     number = 2
     while path.exists():
@@ -130,7 +121,7 @@ def default_run_path(env: str, head: str, root: Path = Path("runs")) -> Path:
 
 
 def _git_commit() -> str | None:
-    """The short commit hash, with -dirty appended if tracked files differ from it."""
+    """Returns the short commit hash of the working directory, with -dirty appended if tracked files differ from it."""
     # No tag matches, so `describe` prints the hash alone.
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
@@ -141,7 +132,7 @@ def _git_commit() -> str | None:
 
 
 def software_versions() -> dict[str, str | None]:
-    """Versions of what computes a run and the working directory's git commit; None for what is missing."""
+    """Returns the versions of what computes a run, and the working directory's git commit; None for what is missing."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in ("torch", "ray", "gymnasium", "ale-py"):
         try:

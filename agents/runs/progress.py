@@ -1,83 +1,126 @@
-"""Progress lines of a training run and of games being played: rewritten in place on a terminal, plain lines now and then elsewhere."""
+"""Progress lines of a training run and of games being played."""
 
+import os
 import sys
 import time
 from collections import deque
+from typing import TextIO
 
-WINDOW = 60.0  # seconds over which speed is measured
+SPEED_WINDOW = 60.0
+"""Seconds over which the speed of a run is measured."""
+
+
+class ProgressLine:
+    """A line about work under way, rewritten every second on a terminal. Elsewhere it is printed every 30 seconds."""
+
+    def __init__(self, stream: TextIO):
+        self.stream, self.live = stream, stream.isatty()
+        self.interval = 1.0 if self.live else 30.0
+        self.shown = time.monotonic()
+
+    def due(self) -> bool:
+        """Returns whether it is time for the next line. The time counts from the last call that returned True."""
+        now = time.monotonic()
+        if now - self.shown < self.interval:
+            return False
+        self.shown = now
+        return True
+
+    def show(self, line: str) -> None:
+        """Shows the line, on a terminal in place of the one before."""
+        if self.live:
+            # A longer line would wrap, and only its last part could be rewritten.
+            width = os.get_terminal_size(self.stream.fileno()).columns or 80
+            self._rewrite(line[: width - 1])
+        else:
+            print(line, file=self.stream, flush=True)
+
+    def say(self, message: str) -> None:
+        """Prints a message that stays, above the progress line."""
+        self.clear()
+        print(message, file=self.stream, flush=True)
+
+    def clear(self) -> None:
+        """Wipes the line from a terminal."""
+        if self.live:
+            self._rewrite("")
+
+    def _rewrite(self, line: str) -> None:
+        print(f"\r\x1b[K{line}", end="", file=self.stream, flush=True)
 
 
 class Progress:
+    """The progress line of a training run, on stdout."""
+
     def __init__(self, total_steps: int, *, frame_skip: int, env_steps: int):
-        """`env_steps`: where the run starts from."""
+        """
+        Args:
+            env_steps: the step count that the run starts from.
+        """
         self.total_steps, self.frame_skip = total_steps, frame_skip
-        self.live = sys.stdout.isatty()
-        self.interval = 1.0 if self.live else 30.0  # seconds between two lines
-        self.shown = time.monotonic()
-        self.marks = deque([(self.shown, env_steps)])  # (time, env_steps) within the window
+        self.line = ProgressLine(sys.stdout)
+        # Times and the step counts reached by then, within the window.
+        self._marks = deque([(time.monotonic(), env_steps)])
 
     @property
     def steps_per_second(self) -> float:
         """Agent steps a second over the last minute."""
-        (first_time, first_steps), (last_time, last_steps) = self.marks[0], self.marks[-1]
+        (first_time, first_steps), (last_time, last_steps) = self._marks[0], self._marks[-1]
         return (last_steps - first_steps) / max(last_time - first_time, 1e-9)
 
     def update(self, env_steps: int, mean_return: float | None) -> None:
-        """Notes where the run is, and shows it when it is time."""
+        """Notes the step count of the run, and shows the line when it is time."""
         now = time.monotonic()
-        self.marks.append((now, env_steps))
-        while now - self.marks[1][0] > WINDOW:
-            self.marks.popleft()
-        if now - self.shown >= self.interval:
-            self.shown = now
-            self._show(env_steps, mean_return)
-
-    def _show(self, env_steps: int, mean_return: float | None) -> None:
-        speed = self.steps_per_second
-        left = (self.total_steps - env_steps) / speed if speed else None
-        line = (
-            f"{env_steps:,} / {self.total_steps:,} steps  {speed:,.0f} steps/s  {speed * self.frame_skip:,.0f} frames/s  "
-            f"mean return {'-' if mean_return is None else f'{mean_return:.1f}'}  ETA {clock(left)}"
-        )
-        if self.live:
-            print(f"\r\x1b[K{line}", end="", flush=True)
-        else:
-            print(line, flush=True)
+        self._marks.append((now, env_steps))
+        while now - self._marks[1][0] > SPEED_WINDOW:
+            self._marks.popleft()
+        if self.line.due():
+            speed = self.steps_per_second
+            left = (self.total_steps - env_steps) / speed if speed else None
+            self.line.show(
+                f"{env_steps:,} / {self.total_steps:,} steps  {speed:,.0f} steps/s  "
+                f"{speed * self.frame_skip:,.0f} frames/s  "
+                f"mean return {'-' if mean_return is None else f'{mean_return:.1f}'}  ETA {clock(left)}"
+            )
 
     def say(self, message: str) -> None:
-        """A line of its own, above the progress line."""
-        print(f"\r\x1b[K{message}" if self.live else message, flush=True)
+        """Prints a message above the progress line."""
+        self.line.say(message)
 
 
 class GamesProgress:
-    """A line on stderr about games that are played side by side. Call it after every step; it takes what `play` tells."""
+    """The progress line of games that are played side by side, on stderr. `play` calls it after every step."""
 
     def __init__(self, games: int, *, name: str = ""):
-        """`games`: to be played; `name`: stands before the line."""
-        self.games, self.name = games, f"{name}  " if name else ""
-        self.live = sys.stderr.isatty()
-        self.interval = 1.0 if self.live else 30.0
-        self.began = self.shown = time.monotonic()
+        """
+        Args:
+            games: the number of games to play.
+            name: the first words of the line.
+        """
+        self.games, self.prefix = games, f"{name}  " if name else ""
+        self.line = ProgressLine(sys.stderr)
+        self.began = time.monotonic()
 
     def __call__(self, finished: int, steps: int) -> None:
-        """`finished`: games that have ended; `steps`: taken in the longest one."""
-        now = time.monotonic()
-        if now - self.shown >= self.interval:
-            self.shown = now
-            left = (now - self.began) * (self.games - finished) / finished if finished else None
-            line = f"{self.name}{finished} of {self.games} games done, longest {steps:,} steps  ETA {clock(left)}"
-            print(
-                f"\r\x1b[K{line}" if self.live else line,
-                end="" if self.live else "\n",
-                file=sys.stderr,
-                flush=True,
+        """Shows the line when it is time, and clears it after the last game.
+
+        Args:
+            finished: the number of games that have ended.
+            steps: the number of steps taken in the longest game.
+        """
+        if self.line.due():
+            elapsed = time.monotonic() - self.began
+            left = elapsed * (self.games - finished) / finished if finished else None
+            self.line.show(
+                f"{self.prefix}{finished} of {self.games} games done, longest {steps:,} steps  "
+                f"ETA {clock(left)}"
             )
-        if finished == self.games and self.live:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        if finished == self.games:
+            self.line.clear()
 
 
 def clock(seconds: float | None) -> str:
-    """As in 1:02:03, or - for None."""
+    """Returns a duration as in 1:02:03, or - for None."""
     if seconds is None:
         return "-"
     minutes, seconds = divmod(round(seconds), 60)

@@ -7,12 +7,13 @@ from typing import Any
 
 from agents.actor_critic.config import ActorCriticConfig
 from agents.actor_critic.training import Metrics, Training
+from agents.files import write_json_atomically
 from agents.runs.best import score
 from agents.runs.checkpoints import CheckpointError, amend_state, prune_checkpoints
 from agents.runs.curves import Curves
 from agents.runs.evaluation import evaluate
 from agents.runs.evaluator import EvaluationFailed, Evaluator
-from agents.runs.folder import RunFolder, software_versions, write_json_atomically
+from agents.runs.folder import RunFolder, software_versions
 from agents.runs.progress import GamesProgress, Progress
 from agents.runs.recording import Recording
 from agents.runs.snapshots import save_snapshot

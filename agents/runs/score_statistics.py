@@ -1,7 +1,7 @@
-"""How sure are we of a score: interquartile mean and stratified bootstrap interval.
+"""The statistics of scores: interquartile mean, and stratified bootstrap interval.
 
-Source: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS 2021,
-and its library rliable. Scores of different games belong on one scale before they are pooled
+Source: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS
+2021, and its library rliable. Scores of different games must be on one scale before they are pooled
 (`envs.atari_scores.human_normalised_score`).
 """
 
@@ -12,15 +12,19 @@ from numpy.typing import ArrayLike
 
 
 def interquartile_mean(scores: ArrayLike) -> float:
-    """Mean of the middle half of `scores`, any shape, flattened: the lowest and highest quarter are left out.
+    """Returns the mean of the middle half of `scores`, of any shape.
 
-    The quarter is rounded down to whole scores, as in scipy.stats.trim_mean(scores, 0.25, axis=None), so
-    nothing is left out of fewer than four. ValueError if there is no score or one is NaN.
+    The lowest and the highest quarter are left out. A quarter is rounded down to whole scores, as in
+    scipy.stats.trim_mean(scores, 0.25, axis=None). So nothing is left out of fewer than four.
+
+    Raises:
+        ValueError: there is no score, or one is NaN.
     """
     ordered = np.sort(np.asarray(scores, dtype=np.float64), axis=None)
     if ordered.size == 0:
         raise ValueError("interquartile mean of no scores")
-    if np.isnan(ordered[-1]):  # sorted last, where a NaN would be left out in silence
+    # A NaN is sorted last, where it would be left out in silence.
+    if np.isnan(ordered[-1]):
         raise ValueError("interquartile mean of scores that contain NaN")
     quarter = ordered.size // 4
     return float(ordered[quarter : ordered.size - quarter].mean())
@@ -34,14 +38,21 @@ def stratified_bootstrap_interval(
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval (low, high) of `statistic` over the pooled scores of all strata.
+    """Returns the percentile bootstrap interval (low, high) of a statistic of all strata's pooled scores.
 
-    A stratum is the list of episode scores of one policy, run or game. Each resample draws, with replacement
-    and within each stratum, as many scores as that stratum holds; longer strata weigh more. `statistic` takes
-    all N scores, float64 (N,). The interval tells of the spread within strata: filled with episodes, it does
-    not say how another training run would score; filled with the results of several runs, it does.
+    Each resample draws, with replacement and within each stratum, as many scores as that stratum holds.
+    Longer strata weigh more. The interval measures the spread within strata. Over episodes of one run, it
+    does not say how another training run would score. Over the results of several runs, it does.
 
-    ValueError if there is no stratum, a stratum is empty, or `confidence` or `resamples` is out of range.
+    Args:
+        strata: the episode scores of each policy, run or game.
+        statistic: takes all N scores, (N,) float64.
+        confidence: the share of the resamples within the interval.
+        resamples: the number of resamples.
+        seed: decides what is drawn.
+
+    Raises:
+        ValueError: there is no stratum, a stratum is empty, or `confidence` or `resamples` is out of range.
     """
     lengths = np.array([len(stratum) for stratum in strata], dtype=np.int64)
     if lengths.size == 0 or not lengths.all():
@@ -52,7 +63,8 @@ def stratified_bootstrap_interval(
         raise ValueError(f"resamples must be at least 1, got {resamples}")
 
     scores = np.concatenate([np.asarray(stratum, dtype=np.float64) for stratum in strata])  # (N,)
-    end = np.repeat(lengths.cumsum(), lengths)  # (N,), where the stratum of each score ends
+    # Where the stratum of each score begins and ends: (N,).
+    end = np.repeat(lengths.cumsum(), lengths)
     start = end - np.repeat(lengths, lengths)
     generator = np.random.default_rng(seed)
     estimates = [statistic(scores[generator.integers(start, end)]) for _ in range(resamples)]

@@ -16,9 +16,10 @@ from typing import Any
 
 from agents.actor_critic.training import Metrics, Snapshot
 from agents.errors import TrainingError
+from agents.files import write_json_atomically
 from agents.runs.atari_run import AtariRun, Config
 from agents.runs.checkpoints import list_checkpoints, load_newest
-from agents.runs.folder import RunFolder, software_versions, write_json_atomically
+from agents.runs.folder import RunFolder, software_versions
 from agents.runs.recording import Recording
 from agents.runs.snapshots import to_snapshot
 from agents.runs.transfer import start_from

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 import tyro
 
 from agents.errors import TrainingError
-from agents.runs.folder import RunFolder, software_versions, write_json_atomically
+from agents.files import write_json_atomically
+from agents.runs.folder import RunFolder, software_versions
 from launch.command_line.errors import check_address, fail, has_gpu, require_gpu
 from launch.command_line.interruption import Interruption
 from launch.experiments.ray_tasks import RESULT, Execute, run_here, run_on_ray

@@ -11,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 from agents.continual.config import BENCHMARKS, ContinualConfig
 from agents.continual.data import cifar_features, load_stream
 from agents.continual.training import ContinualTraining, Snapshot
+from agents.files import write_json_atomically
 from agents.runs.checkpoints import (
     Checkpoint,
     CheckpointError,
@@ -19,7 +20,7 @@ from agents.runs.checkpoints import (
     prune_checkpoints,
     save_checkpoint,
 )
-from agents.runs.folder import RunFolder, write_json_atomically
+from agents.runs.folder import RunFolder
 from agents.stored_settings import read_settings
 from launch.experiments.ray_tasks import RESULT, Tell
 from neurocoder.output_layers import parameter_count

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agents.errors import TrainingError
+from agents.files import write_json_atomically
 from agents.runs.checkpoints import list_checkpoints
-from agents.runs.folder import write_json_atomically
 from launch.command_line.interruption import Interruption
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from agents.files import write_json_atomically
 from agents.runs.checkpoints import (
     Checkpoint,
     CheckpointError,
@@ -16,7 +17,7 @@ from agents.runs.checkpoints import (
     prune_checkpoints,
     save_checkpoint,
 )
-from agents.runs.folder import RunFolder, software_versions, write_json_atomically
+from agents.runs.folder import RunFolder, software_versions
 from agents.runs.progress import clock
 from agents.stored_settings import read_settings
 from agents.supervised.config import SupervisedConfig

@@ -16,10 +16,11 @@ from ray import tune
 from agents.a3c.config import A3CConfig
 from agents.actor_critic.training import Snapshot
 from agents.errors import TrainingError
+from agents.files import write_json_atomically
 from agents.ray_cluster import check_room, connect
 from agents.runs.atari_run import AtariRun
 from agents.runs.checkpoints import list_checkpoints, load_newest
-from agents.runs.folder import RunFolder, write_json_atomically
+from agents.runs.folder import RunFolder
 from agents.runs.recorder import LAST_EVALUATIONS
 from agents.runs.recording import Recording
 from agents.runs.snapshots import to_snapshot

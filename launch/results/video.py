@@ -1,4 +1,4 @@
-"""Episodes as .mp4 files that an ordinary player shows with the right shape and colours."""
+"""Writes games as .mp4 files that an ordinary player shows with the right shape and colours."""
 
 import os
 from pathlib import Path
@@ -8,41 +8,47 @@ from typing import Self
 import cv2
 import numpy as np
 
-# MPEG-4 Part 2: VLC, mpv, QuickTime and the Windows players show it, web browsers do not. Browsers want H.264
-# (opencv-python wheels have no encoder for it) or VP9 (25 times the processor time, 50 ms a frame; not for
-# QuickTime). For a web page: ffmpeg -i episode.mp4 -c:v libx264 -pix_fmt yuv420p web.mp4
+# MPEG-4 Part 2: VLC, mpv, QuickTime and the Windows players show this format, web browsers do not. Browsers need
+# H.264, for which opencv-python wheels have no encoder, or VP9. VP9 takes 25 times the processor time, 50 ms a
+# frame, and QuickTime does not show it. For a web page: ffmpeg -i episode.mp4 -c:v libx264 -pix_fmt yuv420p web.mp4
 CODEC = cv2.VideoWriter.fourcc(*"mp4v")
 
-# OpenCV encodes the colours of standard-definition television (BT.601) and does not say so in the file, so
-# players guess: VLC and mpv take more than 576 lines for high definition (BT.709) and shift the colours.
+# OpenCV encodes the colours of standard-definition television (BT.601) and does not say so in the file. So players
+# guess: VLC and mpv take more than 576 lines for high definition (BT.709) and shift the colours.
 MAX_HEIGHT = 576
 
 
 def screen_size(height: int) -> tuple[int, int]:
-    """(height, width) in pixels, both even, of the 4:3 screen that a picture of `height` lines fills.
+    """Returns (height, width) in pixels of the 4:3 screen that a picture of `height` lines fills.
 
-    Atari's pixels are wider than high; 210 x 160 of them become 420 x 560. Lines are repeated a whole number
-    of times, up to `MAX_HEIGHT`, so that none looks thicker than another. Even, because the codec halves the
-    resolution of colour.
+    Atari's pixels are wider than high: 210 x 160 of them become 420 x 560. Every line is repeated the same
+    number of times, up to `MAX_HEIGHT`, so that no line looks thicker than another. Both sizes are even,
+    because the codec halves the resolution of colour.
     """
     lines = max(1, MAX_HEIGHT // height) * height
     return lines + lines % 2, 2 * round(lines * 4 / 3 / 2)
 
 
 class VideoWriter:
-    """Writes RGB frames to `path`, which appears complete at the end of the block or not at all.
+    """Writes RGB frames to a file, which appears complete at the end of the block or not at all.
 
         with VideoWriter("episode.mp4", size=(210, 160), fps=15) as video:
             video.write(frame)  # uint8 (210, 160, 3)
 
-    size: (height, width) of the frames given; they are shown at 4:3 whatever their shape (`screen_size`).
-    fps: frames per second; an Atari game's true speed is 60 / frame skip.
-
-    ValueError for a name that does not end in .mp4, a frame of another shape or type, a video of no frames.
-    OSError where the block begins if the file cannot be opened, where it ends if the disk did not take it.
+    Raises:
+        OSError: the file cannot be opened at the start of the block, or is incomplete at its end.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, size: tuple[int, int], fps: float):
+        """
+        Args:
+            path: the file, ending in .mp4.
+            size: the (height, width) of the frames. They are shown at 4:3 (`screen_size`).
+            fps: frames a second. The true speed of an Atari game is 60 / frame skip.
+
+        Raises:
+            ValueError: another ending, or a speed that is not positive.
+        """
         self.path = Path(path)
         if self.path.suffix.lower() != ".mp4":
             raise ValueError(f"a video's name must end in .mp4, got {self.path}")
@@ -52,12 +58,13 @@ class VideoWriter:
         self.fps = fps
         self.frames_written = 0
         self._screen = screen_size(size[0])[::-1]  # (width, height), OpenCV's order
-        # OpenCV knows the format by the ending, so .mp4 stays last
+        # OpenCV knows the format by the ending, so .mp4 stays last.
         self._partial = self.path.with_name(f".{self.path.stem}.partial.mp4")
 
     def __enter__(self) -> Self:
         try:
-            self._partial.touch()  # unlike OpenCV, this says why a file cannot be written
+            # Unlike OpenCV, this says why a file cannot be written.
+            self._partial.touch()
         except OSError as error:
             raise OSError(error.errno, f"cannot write video: {error.strerror}", str(self.path)) from error
         self._encoder = cv2.VideoWriter(str(self._partial), cv2.CAP_FFMPEG, CODEC, self.fps, self._screen)
@@ -69,8 +76,8 @@ class VideoWriter:
         return self
 
     def write(self, frame: np.ndarray) -> None:
-        """Append one frame, uint8 RGB (H, W, 3)."""
-        # checked here because OpenCV drops a frame that does not fit without a word
+        """Appends one frame, uint8 RGB (H, W, 3). Raises ValueError for a frame of another shape or type."""
+        # OpenCV drops a frame that does not fit without a word.
         if frame.shape != self.frame_shape or frame.dtype != np.uint8:
             raise ValueError(f"frame must be uint8 {self.frame_shape}, got {frame.dtype} {frame.shape}")
         enlarged = cv2.resize(frame, self._screen, interpolation=cv2.INTER_NEAREST)
@@ -89,7 +96,7 @@ class VideoWriter:
             self._partial.unlink(missing_ok=True)
 
     def _check(self) -> None:
-        """Read the frame count back: OpenCV reports no error when the disk is full."""
+        """Reads the number of frames back, because OpenCV reports no error when the disk is full."""
         if self.frames_written == 0:
             raise ValueError(f"no frame was written to {self.path}")
         frames_stored = int(cv2.VideoCapture(str(self._partial)).get(cv2.CAP_PROP_FRAME_COUNT))

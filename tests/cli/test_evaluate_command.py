@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import launch.evaluate
+import launch.results.evaluation
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_server import ParameterServer
 from agents.runs.checkpoints import amend_state
-from agents.runs.progress import GamesProgress
-from launch.evaluate import main, show
-from tests.commands import in_this_process, rows_of, start
+from launch.evaluate import main
+from launch.results.evaluation import show
+from tests.commands import in_this_process, read_terminal, rows_of, start
 from tests.unit.agents.runs.saved_runs import save
 
 RANDOM, HUMAN = 1.7, 30.5  # Breakout, Wang et al. 2016
@@ -55,7 +55,7 @@ def checkpoint(run: Path, steps: int) -> Path:
 
 @pytest.fixture(scope="module")
 def everything(run, policy, tmp_path_factory) -> tuple[str, str, list[dict], list[dict]]:
-    """All checkpoints of the run, and the one that lies alone: output, errors, JSON and CSV of one call."""
+    """Plays with all checkpoints of the run, and with the one that lies alone: output, errors, JSON and CSV."""
     folder = tmp_path_factory.mktemp("scores")
     process = start(
         "evaluate", run, policy, "--all", "--episodes", 3, "--json", folder / "s.json", "--csv", folder / "s.csv"
@@ -83,11 +83,12 @@ def test_the_best_checkpoint_of_a_run_is_marked(everything):
     of_the_run = results[:-1]
     best = max(result["mean"] for result in of_the_run)
     (marked,) = (result["mean"] for result in of_the_run if result["best"])
-    assert marked == best and results[-1]["best"]  # the one that lies alone is the best of its own table
+    # The checkpoint that lies alone is the best of its table.
+    assert marked == best and results[-1]["best"]
 
 
 def test_ctrl_c_keeps_what_has_been_played(run, tmp_path, monkeypatch):
-    play, played = launch.evaluate.play_with, []
+    play, played = launch.results.evaluation.play_with, []
 
     def interrupted(checkpoint: Path, *given, **named):
         if len(played) == 2:
@@ -95,14 +96,16 @@ def test_ctrl_c_keeps_what_has_been_played(run, tmp_path, monkeypatch):
         played.append(play(checkpoint, *given, **named))
         return played[-1]
 
-    monkeypatch.setattr("launch.evaluate.play_with", interrupted)
+    monkeypatch.setattr("launch.results.evaluation.play_with", interrupted)
     json_file = tmp_path / "scores.json"
     status, output, errors = in_this_process(main, run, "--all", "--episodes", 1, "--json", json_file)
     assert status == 130 and "Traceback" not in errors
     assert errors.splitlines()[-1] == "stopped; 2 policies were played to the end of their games"
-    kept = json.loads(json_file.read_text())
-    assert [each["episode_returns"] for each in kept] == [each["episode_returns"] for each in played]
-    assert sum(each["best"] for each in kept) == 1 and "* best mean" in output
+    written = json.loads(json_file.read_text())
+    assert [result["episode_returns"] for result in written] == [
+        result["episode_returns"] for result in played
+    ]
+    assert sum(result["best"] for result in written) == 1 and "* best mean" in output
 
 
 def test_the_table_says_what_the_json_says(run, policy, everything):
@@ -208,17 +211,6 @@ def test_what_makes_scores_comparable_is_said_in_short_lines(everything, capsys)
 # -- progress ----------------------------------------------------------------------------------------------------------
 
 
-def read_terminal(descriptor: int) -> str:
-    """All that is written to a pseudo-terminal until its last writer has gone."""
-    written = b""
-    try:
-        while data := os.read(descriptor, 4096):
-            written += data
-    except OSError:  # how Linux tells the end
-        pass
-    return written.decode()
-
-
 def test_on_a_terminal_one_line_is_rewritten_while_games_are_played_and_stdout_stays_clean(policy):
     terminal, end = pty.openpty()
     process = start("evaluate", policy, "--episodes", 16, stderr=end)
@@ -235,33 +227,3 @@ def test_on_a_terminal_one_line_is_rewritten_while_games_are_played_and_stdout_s
         assert re.fullmatch(r"alone  \d+ of 16 games done, longest [\d,]+ steps  ETA (-|\d+:\d\d)", line)
     steps = [int(re.search(r"([\d,]+) steps", line)[1].replace(",", "")) for line in lines]
     assert steps == sorted(set(steps))
-
-
-@pytest.fixture
-def clock(monkeypatch) -> list[float]:
-    """The seconds that a progress line reads: the first entry."""
-    seconds = [0.0]
-    monkeypatch.setattr("agents.runs.progress.time.monotonic", lambda: seconds[0])
-    return seconds
-
-
-def test_elsewhere_there_is_a_line_every_30_seconds(clock, capsys):
-    tell = GamesProgress(10, name="step-000000001000")
-    for second in range(100):
-        clock[0] = second
-        tell(second // 20, 15 * second)
-    output, errors = capsys.readouterr()
-    assert output == ""
-    assert errors.splitlines() == [
-        # After 30 s with one game done, nine more would take 270 s.
-        "step-000000001000  1 of 10 games done, longest 450 steps  ETA 4:30",
-        "step-000000001000  3 of 10 games done, longest 900 steps  ETA 2:20",
-        "step-000000001000  4 of 10 games done, longest 1,350 steps  ETA 2:15",
-    ]
-
-
-def test_a_long_game_of_a_long_evaluation_fits_a_line_of_80_characters(clock, capsys):
-    tell = GamesProgress(100, name="checkpoint 100 of 100")
-    clock[0] = 3_000.0
-    tell(10, 27_000)
-    assert "ETA 7:30:00" in (line := capsys.readouterr().err) and len(line) <= 80

@@ -1,4 +1,4 @@
-"""One Atari game stepped frame by frame, to compare the vector environment with."""
+"""An Atari game stepped frame by frame, to compare the vector environment with."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -10,13 +10,14 @@ from ale_py import Action, ALEInterface, LoggerMode, roms
 from envs.atari import AtariSettings, Episode, action_count
 
 SETTLED = {"noop_max": 0, "sticky": 0.0}
-"""Settings without chance: all games of a kind are one game."""
+"""Settings without chance, by which all games of a kind are the same game."""
 
 
 class Answer(NamedTuple):
     """A row of `envs.atari.Step`."""
 
-    observation: np.ndarray  # (80, 80) uint8
+    observation: np.ndarray
+    """(80, 80) uint8."""
     reward: float = 0.0
     terminated: bool = False
     truncated: bool = False
@@ -30,7 +31,7 @@ class Answer(NamedTuple):
 
 @dataclass
 class GameByHand:
-    """What one game of AtariGames should answer, where the settings are settled."""
+    """A game that answers as `AtariGames` should, where the settings are settled."""
 
     settings: AtariSettings
     emulator: ALEInterface = field(default_factory=ALEInterface)
@@ -73,7 +74,7 @@ class GameByHand:
             self.frames += 1
             self.over = self.emulator.game_over() or self.frames == self.settings.max_frames
             if self.over:
-                # ale-py does not look at the frame with which a game ends: the last observation shows what came before.
+                # ale-py does not look at the frame with which a game ends. The last observation shows earlier frames.
                 self.last_two = [pooled, self.last_two[1]]
                 break
             if frame == 2:
@@ -104,5 +105,5 @@ class GameByHand:
 
 
 def random_actions(settings: AtariSettings, steps: int, games: int, seed: int = 0) -> np.ndarray:
-    """(T, N) int64."""
+    """Draws actions (T, N) int64."""
     return np.random.default_rng(seed).integers(0, action_count(settings.rom), (steps, games))

@@ -20,13 +20,12 @@ def noise(count: int, seed: int) -> bytes:
 
 
 def idx(magic: int, *sizes: int, data: bytes) -> bytes:
-    return gzip.compress(
-        struct.pack(f">{1 + len(sizes)}I", magic, *sizes) + data, mtime=0
-    )  # the same every time
+    """Makes a gzipped idx file, the same bytes at every call."""
+    return gzip.compress(struct.pack(f">{1 + len(sizes)}I", magic, *sizes) + data, mtime=0)
 
 
 def mnist_files() -> dict[str, bytes]:
-    """Three training images with labels 7, 0, 9 and two test images with labels 4, 1."""
+    """Makes three training images with labels 7, 0, 9 and two test images with labels 4, 1."""
     return {
         TRAIN_IMAGES: idx(0x803, 3, 28, 28, data=noise(3 * 784, seed=1)),
         TRAIN_LABELS: idx(0x801, 3, data=bytes([7, 0, 9])),
@@ -36,7 +35,7 @@ def mnist_files() -> dict[str, bytes]:
 
 
 def cifar10_files() -> dict[str, bytes]:
-    """Batch i has i records, all of label i; the test batch one of label 6."""
+    """Makes batches of records: batch i has i records of label i, and the test batch has one of label 6."""
     counts = dict(zip(CIFAR10_FILES, (1, 2, 3, 4, 5, 1), strict=True))
     labels = dict(zip(CIFAR10_FILES, range(1, 7), strict=True))
     return {
@@ -53,6 +52,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def refusal(name: str, folder: Path, *, download: bool = False) -> str:
+    """Returns the one line with which `load` refuses."""
     with pytest.raises(ValueError) as caught:
         load(name, folder, download=download)
     line = str(caught.value)
@@ -61,7 +61,7 @@ def refusal(name: str, folder: Path, *, download: bool = False) -> str:
 
 
 def write_few(folder: Path) -> Path:
-    """MNIST of 23 and 501 images, CIFAR-10 of 20 and 7, of noise."""
+    """Writes noise as MNIST of 23 and 501 images, and as CIFAR-10 of 20 and 7."""
     draw = random.Random(0)
     for name, count in (("train", 23), ("t10k", 501)):
         pixels, labels = draw.randbytes(count * 784), bytes(i % 10 for i in range(count))

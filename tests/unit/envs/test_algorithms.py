@@ -22,13 +22,13 @@ class EqualItems(Exception):
 
 
 class Reader:
-    """Reads the steps of one presentation one after the other and solves the tasks it finds."""
+    """Reads the steps of one presentation one after the other, and solves its tasks."""
 
     def __init__(self, steps, sorted_items=3):
         self.steps, self.at, self.sorted_items = steps, 0, sorted_items
 
     def take(self):
-        """Bits, channel 9 and channel 10 of the next step."""
+        """Returns the bits, channel 9 and channel 10 of the next step."""
         step = self.steps[self.at]
         self.at += 1
         return step[:8], step[8], step[9]
@@ -42,13 +42,13 @@ class Reader:
         return bits
 
     def vectors_until_channel_10(self):
-        found = []
+        vectors = []
         while self.steps[self.at][9] == 0:
-            found.append(self.vector())
-        return found
+            vectors.append(self.vector())
+        return vectors
 
     def solve_all(self):
-        """A list of (task, structure, answer)."""
+        """Returns a list of (task, structure, answer)."""
         solved = []
         while self.at < len(self.steps):
             bits, *channels = self.take()
@@ -81,7 +81,8 @@ class Reader:
         query = [self.vector(), self.vector()]
         self.flag((0.0, 1.0))
         if items.count(query) > 1:
-            raise EqualItems  # rare, and no person could tell which one is meant
+            # This is rare, and no reader could say which item is meant.
+            raise EqualItems
         place = items.index(query)
         return (len(items), place), items[place + 1]
 
@@ -95,21 +96,21 @@ class Reader:
         return (len(items),), [bits for _, bits in items[:-1]]
 
 
-def read(found, sorted_items=3):
-    """What a person reads in every sequence: lists of (task, structure, answer)."""
-    presented = found.inputs[:, : -found.targets.shape[1]]
+def read(drawn, sorted_items=3):
+    """Returns what a person reads in every sequence: lists of (task, structure, answer)."""
+    presented = drawn.inputs[:, : -drawn.targets.shape[1]]
     return [Reader(steps, sorted_items).solve_all() for steps in presented.tolist()]
 
 
-def read_or_reject(found, sorted_items=3):
+def read_or_reject(drawn, sorted_items=3):
     try:
-        return read(found, sorted_items)
+        return read(drawn, sorted_items)
     except EqualItems:
         reject()
 
 
 def structures(tasks, count, **arguments):
-    """Structures of the only task in `count` episodes of one task."""
+    """Counts the structures of the only task in `count` episodes."""
     generator = seeded()
     episodes = (
         episode(1, tasks_per_sequence=1, tasks=tasks, generator=generator, **arguments) for _ in range(count)
@@ -136,51 +137,51 @@ def assert_uniform(counts, values):
     tasks=st.lists(st.sampled_from(TASKS), min_size=1, max_size=4, unique=True),
 )
 def test_a_person_who_reads_an_episode_finds_the_same_tasks_and_answers(seed, m, longest, tasks):
-    found = episode(3, tasks_per_sequence=m, longest=longest, tasks=tasks, generator=seeded(seed))
-    for solved, targets in zip(read_or_reject(found, longest), found.targets.tolist(), strict=True):
-        assert tuple(task for task, _, _ in solved) == found.tasks
-        assert tuple(len(answer) for _, _, answer in solved) == found.answer_steps
+    drawn = episode(3, tasks_per_sequence=m, longest=longest, tasks=tasks, generator=seeded(seed))
+    for solved, targets in zip(read_or_reject(drawn, longest), drawn.targets.tolist(), strict=True):
+        assert tuple(task for task, _, _ in solved) == drawn.tasks
+        assert tuple(len(answer) for _, _, answer in solved) == drawn.answer_steps
         assert [bits for _, _, answer in solved for bits in answer] == targets
 
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), m=st.integers(1, 8))
 def test_the_sequences_of_a_batch_share_their_structure_and_differ_in_content(seed, m):
-    found = episode(8, tasks_per_sequence=m, generator=seeded(seed))
+    drawn = episode(8, tasks_per_sequence=m, generator=seeded(seed))
     first, *others = [
-        [(task, structure) for task, structure, _ in solved] for solved in read_or_reject(found)
+        [(task, structure) for task, structure, _ in solved] for solved in read_or_reject(drawn)
     ]
     assert all(other == first for other in others)
-    assert len(found.inputs.flatten(1).unique(dim=0)) > 1
+    assert len(drawn.inputs.flatten(1).unique(dim=0)) > 1
 
 
 def test_the_input_is_zero_while_answering():
-    found = episode(16, generator=seeded())
-    assert found.targets.shape[1] == sum(found.answer_steps)
-    assert not found.inputs[:, -found.targets.shape[1] :].any()
+    drawn = episode(16, generator=seeded())
+    assert drawn.targets.shape[1] == sum(drawn.answer_steps)
+    assert not drawn.inputs[:, -drawn.targets.shape[1] :].any()
 
 
 def test_inputs_are_10_wide_targets_are_8_bits():
-    found = episode(5, generator=seeded())
-    assert found.inputs.shape[::2] == (5, 10) and found.targets.shape[::2] == (5, 8)
-    assert found.inputs.dtype == found.targets.dtype == torch.float32
-    assert found.targets.unique().tolist() == [0, 1]
-    assert len(found.tasks) == 8
+    drawn = episode(5, generator=seeded())
+    assert drawn.inputs.shape[::2] == (5, 10) and drawn.targets.shape[::2] == (5, 8)
+    assert drawn.inputs.dtype == drawn.targets.dtype == torch.float32
+    assert drawn.targets.unique().tolist() == [0, 1]
+    assert len(drawn.tasks) == 8
 
 
 def test_bits_are_even():
-    found = episode(1000, tasks_per_sequence=4, generator=seeded())
-    share = found.targets.mean(dim=0)
+    drawn = episode(1000, tasks_per_sequence=4, generator=seeded())
+    share = drawn.targets.mean(dim=0)
     assert (share - 0.5).abs().max() < 5 * math.sqrt(0.25 / 1000)
 
 
 def test_a_sort_answers_with_whole_vectors_of_the_input_by_falling_priority():
-    found = episode(500, tasks_per_sequence=1, tasks=("priority_sort",), generator=seeded())
-    vectors, priorities = found.inputs[:, 1:4, :8], found.inputs[:, 1:4, 8]
+    drawn = episode(500, tasks_per_sequence=1, tasks=("priority_sort",), generator=seeded())
+    vectors, priorities = drawn.inputs[:, 1:4, :8], drawn.inputs[:, 1:4, 8]
     assert priorities.min() < -0.95 and priorities.max() > 0.95 and abs(priorities.mean()) < 0.1
     for b in range(500):
         first, second, _ = sorted(range(3), key=lambda i: -priorities[b, i].item())
-        assert torch.equal(found.targets[b], vectors[b, [first, second]])
+        assert torch.equal(drawn.targets[b], vectors[b, [first, second]])
 
 
 # What is drawn
@@ -203,8 +204,8 @@ def test_recall_has_2_or_3_items_and_never_asks_for_the_last():
 
 def test_three_vectors_are_sorted_and_two_are_asked_for():
     assert structures(["priority_sort"], 20) == {(3,): 20}
-    found = episode(2, tasks_per_sequence=1, tasks=["priority_sort"], generator=seeded())
-    assert found.answer_steps == (2,)
+    drawn = episode(2, tasks_per_sequence=1, tasks=["priority_sort"], generator=seeded())
+    assert drawn.answer_steps == (2,)
 
 
 def test_longer_sequences_can_be_asked_for():
@@ -232,14 +233,15 @@ def test_eight_tasks_are_drawn_with_replacement():
     for place in range(8):
         assert_uniform(Counter(tasks[place] for tasks in chosen), TASKS)
     complete = sum(set(tasks) == set(TASKS) for tasks in chosen) / 300
-    assert abs(complete - 0.623) < 0.14  # 1 - 4 (3/4)^8 + 6 (1/2)^8 - 4 (1/4)^8
+    # 1 - 4 (3/4)^8 + 6 (1/2)^8 - 4 (1/4)^8
+    assert abs(complete - 0.623) < 0.14
 
 
 def test_a_single_task_keeps_its_number():
     for number, task in enumerate(TASKS):
-        found = episode(3, tasks_per_sequence=1, tasks=(task,), generator=seeded())
-        assert found.tasks == (task,)
-        assert torch.equal(found.inputs[:, 0], torch.eye(10)[number].expand(3, -1))
+        drawn = episode(3, tasks_per_sequence=1, tasks=(task,), generator=seeded())
+        assert drawn.tasks == (task,)
+        assert torch.equal(drawn.inputs[:, 0], torch.eye(10)[number].expand(3, -1))
 
 
 def test_eight_tasks_of_published_sizes_are_the_default():
@@ -272,11 +274,11 @@ def test_bit_error_is_the_percentage_of_wrong_bits():
 
 
 def test_bit_error_can_be_told_apart_by_task():
-    found = episode(4, tasks_per_sequence=4, generator=seeded())
-    logits = found.targets - 0.5
-    logits[:, -found.answer_steps[-1] :] *= -1
+    drawn = episode(4, tasks_per_sequence=4, generator=seeded())
+    logits = drawn.targets - 0.5
+    logits[:, -drawn.answer_steps[-1] :] *= -1
     answers = zip(
-        logits.split(found.answer_steps, 1), found.targets.split(found.answer_steps, 1), strict=True
+        logits.split(drawn.answer_steps, 1), drawn.targets.split(drawn.answer_steps, 1), strict=True
     )
     assert [bit_error(*answer).item() for answer in answers] == [0, 0, 0, 100]
 

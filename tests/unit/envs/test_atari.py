@@ -11,7 +11,7 @@ from ale_py import ALEInterface, roms
 from envs.atari import AtariGames, AtariSettings, Episode, action_count, action_names, resolve
 from tests.unit.envs.atari_by_hand import SETTLED, Answer, GameByHand, random_actions
 
-# -- names ------------------------------------------------------------------------------------------------------------
+# -- names --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -92,12 +92,12 @@ def test_action_names_are_in_the_order_of_the_minimal_action_set():
     assert action_names("breakout") == ("NOOP", "FIRE", "RIGHT", "LEFT")
 
 
-# -- one emulator by hand ---------------------------------------------------------------------------------------------
+# -- one emulator by hand -----------------------------------------------------------------------------------
 
 
 @dataclass
 class Seen:
-    """What happened in a comparison, so that a test can say that it compared something."""
+    """Events of a comparison, by which a test knows that it compared something."""
 
     counts: Counter[str] = field(default_factory=Counter)
     episodes: list[Episode] = field(default_factory=list)
@@ -105,7 +105,7 @@ class Seen:
 
 
 def compare_with_games_by_hand(settings, steps, *, seed=0) -> Seen:
-    """Steps two games both ways with the same random actions; everything must be equal at every step."""
+    """Steps two games both ways with the same random actions. Everything must be equal at every step."""
     actions, seen = random_actions(settings, steps, 2, seed), Seen()
     games = AtariGames(settings, 2)
     by_hand = [GameByHand(settings) for _ in range(2)]
@@ -161,7 +161,7 @@ def test_games_that_end_in_game_over_equal_an_emulator_stepped_by_hand(env, step
     # After every life but the last one, in games that have FIRE.
     fires = 0 if env == "MsPacman" else counts["lives lost"] - counts["ended with a life"]
     assert counts["fired"] == fires
-    # The score goes on over lives.
+    # The score continues over lives.
     assert any(episode.score > max(seen.rewards) for episode in seen.episodes)
 
 
@@ -211,11 +211,11 @@ def test_rewards_and_scores_are_those_of_the_game_not_clipped():
     assert sum(episode.score for episode in seen.episodes) == sum(seen.rewards) > 100
 
 
-# -- seeds ------------------------------------------------------------------------------------------------------------
+# -- seeds --------------------------------------------------------------------------------------------------
 
 
 def play(games, seed, steps=40):
-    """First observations and those after `steps` random actions, the same in every call: (steps + 1, N, 1, 80, 80)."""
+    """Returns the first observations and those after random actions, equal in all calls: (steps + 1, N, 1, 80, 80)."""
     observations = [games.reset(seed)]
     actions = np.random.default_rng(0).integers(0, 18, (steps, games.count))
     observations += [games.step(action).observation for action in actions]
@@ -282,6 +282,7 @@ def test_the_screen_is_coloured_and_shows_the_same_game():
         assert step.reward == small.reward
     games.close()
     screens.close()
-    last = by_hand.emulator.getScreenRGB()  # what is shown is the maximum of this frame and the one before
+    # The screen shows the maximum of this frame and the one before.
+    last = by_hand.emulator.getScreenRGB()
     assert (step.observation[0, 0] >= last).all()
     assert (step.observation[0, 0] == last).mean() > 0.95

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.utils.seeding import np_random
-from gymnasium.wrappers import RecordEpisodeStatistics
+from gymnasium.wrappers import AtariPreprocessing, MaxAndSkipObservation, RecordEpisodeStatistics
 from gymnasium.wrappers.vector import RecordEpisodeStatistics as RecordEpisodeStatisticsOfMany
 
 from envs import make_game, make_games, wrap_game
@@ -21,12 +21,12 @@ LIVES = pytest.mark.parametrize("life_loss_terminates", [False, True], ids=["gam
 
 
 def games_of_seed(settings, count: int, seed: int) -> tuple[AtariGames, np.ndarray]:
-    """The games that environments with this seed play first, and their first frames."""
+    """Returns the games that environments with this seed play first, and their first frames."""
     games = AtariGames(settings, count)
     return games, games.reset([int(np_random(seed)[0].integers(2**31))])
 
 
-# -- one game ---------------------------------------------------------------------------------------------------------
+# -- one game -----------------------------------------------------------------------------------------------
 
 
 @LIVES
@@ -60,7 +60,7 @@ def test_a_game_can_be_made_by_its_name_alone(env):
 
 
 def test_one_game_and_many_and_those_of_training_agree_step_by_step():
-    """The single game equals the first of many, until it is over. FIRE after a lost life is part of the step that lost it."""
+    """The single game equals the first of many until its end. Its steps that lose a life also press FIRE."""
     game, many = make_game(BREAKOUT), make_games(BREAKOUT, 3, threads=2)
     games, first = games_of_seed(BREAKOUT, 3, seed=5)
     single, info = game.reset(seed=5)
@@ -102,13 +102,12 @@ def test_one_game_and_many_and_those_of_training_agree_step_by_step():
         fires += step.fired[0]
         over = terminated
     assert over and fires == 4
-    for each in (game, many, games):
-        each.close()
+    game.close(), many.close(), games.close()
 
 
 @pytest.mark.parametrize("env, lives", [("Breakout", 5), ("MsPacman", 3)])
 def test_an_episode_may_be_a_life_and_a_reset_continues_the_same_game(env, lives):
-    """The environment equals a game stepped by hand, in which the reset after a lost life is the step that presses FIRE."""
+    """The environment equals a game stepped by hand. There, the reset after a lost life is the step that presses FIRE."""
     settings = replace(resolve(env), life_loss_terminates=True, **SETTLED)
     game, by_hand = make_game(settings), GameByHand(settings)
     np.testing.assert_array_equal(game.reset()[0][0], by_hand.reset())
@@ -143,7 +142,7 @@ def test_an_episode_may_be_a_life_and_a_reset_continues_the_same_game(env, lives
 
 
 @pytest.mark.parametrize("max_frames", range(93, 106, 2))
-def test_every_game_is_told_of_once_also_one_that_ends_in_the_fire_step_of_a_reset(max_frames):
+def test_every_game_is_reported_once_also_one_that_ends_in_the_fire_step_of_a_reset(max_frames):
     """The cut comes before, in and after the step that presses FIRE after the first lost ball."""
     settings = replace(BREAKOUT, max_frames=max_frames, life_loss_terminates=True, **SETTLED)
     game, by_hand = make_game(settings), GameByHand(settings)
@@ -160,7 +159,7 @@ def test_every_game_is_told_of_once_also_one_that_ends_in_the_fire_step_of_a_res
                 answer = by_hand.step(0)
                 observation, info = game.reset()
                 np.testing.assert_array_equal(observation[0], first if answer.ended else answer.observation)
-                # What is told beside the end of a game is of the new one.
+                # All entries but `episode` are those of the new game.
                 assert info["length"] == (0 if answer.ended else by_hand.length)
                 in_reset = answer.ended
             ended = answer.ended
@@ -177,10 +176,10 @@ def test_every_game_is_told_of_once_also_one_that_ends_in_the_fire_step_of_a_res
 def test_a_reset_within_an_episode_starts_another_game_and_a_seed_the_same_one_again():
     game = make_game("MsPacman")
     first, _ = game.reset(seed=7)
-    told = [game.step(2)[-1] for _ in range(120)]
+    infos = [game.step(2)[-1] for _ in range(120)]
     game.reset()
     other = [game.step(2)[0] for _ in range(60)]
-    assert told[-1]["length"] == 120 and game.reset()[1] == {"score": 0.0, "length": 0, "lives": 3}
+    assert infos[-1]["length"] == 120 and game.reset()[1] == {"score": 0.0, "length": 0, "lives": 3}
     again, _ = game.reset(seed=7)
     np.testing.assert_array_equal(first, again)
     assert (np.stack(other) != np.stack([game.step(2)[0] for _ in range(60)])).any()
@@ -248,7 +247,7 @@ def test_the_rendered_screen_is_the_coloured_one_of_the_same_game(life_loss_term
     game.close(), blind.close(), screens.close()
 
 
-# -- against a wrapper of Gymnasium's -----------------------------------------------------------------------------------
+# -- against a wrapper of Gymnasium's -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -299,7 +298,7 @@ def test_scores_and_lengths_of_many_games_are_those_that_gymnasium_counts(env, f
     assert games >= 6
 
 
-# -- other people's environments ----------------------------------------------------------------------------------------
+# -- environments of Gymnasium ------------------------------------------------------------------------------
 
 
 @LIVES
@@ -364,8 +363,23 @@ def test_a_wrapped_game_begins_with_no_ops_drawn_from_its_seed():
         ),
         (lambda: gymnasium.make("ALE/Breakout-v5", continuous=True), ["Box", "breakout has 4", "continuous"]),
         (lambda: gymnasium.make("CartPole-v1"), ["CartPole", "not an Atari game", "ALE/<Game>-v5"]),
+        (
+            lambda: RecordEpisodeStatistics(AtariPreprocessing(gymnasium.make("BreakoutNoFrameskip-v4"))),
+            ["skips frames by AtariPreprocessing", "leave that wrapper out"],
+        ),
+        (
+            lambda: MaxAndSkipObservation(gymnasium.make("ALE/Breakout-v5")),
+            ["skips frames by MaxAndSkipObservation"],
+        ),
     ],
-    ids=["another game", "all actions", "continuous", "no Atari game"],
+    ids=[
+        "another game",
+        "all actions",
+        "continuous",
+        "no Atari game",
+        "preprocessed frames",
+        "skipped frames",
+    ],
 )
 def test_what_cannot_be_played_like_the_game_is_refused_in_one_line(make, words):
     with pytest.raises(ValueError) as refusal:
@@ -374,7 +388,7 @@ def test_what_cannot_be_played_like_the_game_is_refused_in_one_line(make, words)
     assert "\n" not in line and all(word in line for word in words), line
 
 
-# -- FIRE after a lost life ---------------------------------------------------------------------------------------------
+# -- FIRE after a lost life ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fires", [True, False])

@@ -1,3 +1,5 @@
+"""Image files of the published formats: what is read from good ones, and how bad ones are refused."""
+
 import contextlib
 import hashlib
 import subprocess
@@ -43,7 +45,8 @@ def test_cifar10_records_are_read_as_a_red_a_green_and_a_blue_plane(tmp_path):
     assert train.images.shape == (15, 3, 32, 32) and test.images.shape == (1, 3, 32, 32)
     assert train.labels.tolist() == [1, 2, 2, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 5]
     assert test.labels.tolist() == [6]
-    pixels = noise(3072, seed=21)  # of the second record of the second batch
+    # The second record of the second batch.
+    pixels = noise(3072, seed=21)
     for channel, row, column in ((0, 0, 0), (1, 0, 0), (2, 31, 31), (1, 7, 30)):
         assert train.images[2, channel, row, column] == pixels[1024 * channel + 32 * row + column]
     assert test.images.flatten().tolist() == list(noise(3072, seed=60))
@@ -203,7 +206,7 @@ PUBLISHED = {
 
 
 def folder_with(name: str) -> Path:
-    """Where the published files are on this machine; skips the test if nowhere."""
+    """Returns the folder with the published files, or skips the test if there is none."""
     for folder in (data_folder(None), ROOT.parent / "shared/data"):
         with contextlib.suppress(ValueError):
             return ensure_files(name, folder, download=False)
@@ -224,5 +227,5 @@ def test_the_published_mnist_images_have_their_known_mean_and_checksums():
     (images, labels), _ = load("mnist", folder, download=False)
     assert labels[:5].tolist() == [5, 0, 4, 1, 9]
     assert images.double().mean() / 255 == pytest.approx(0.1307, abs=5e-5)
-    for file, md5 in DATA_SETS["mnist"].downloads.items():
-        assert hashlib.md5((folder / file).read_bytes()).hexdigest() == md5
+    for file, sha256 in DATA_SETS["mnist"].downloads.items():
+        assert hashlib.sha256((folder / file).read_bytes()).hexdigest() == sha256

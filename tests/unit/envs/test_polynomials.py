@@ -19,7 +19,7 @@ def seeded(seed=0):
 
 
 def slow_sequences(coefficients, points, scale):
-    """Inputs and targets without noise, one point at a time, from coefficients (B, n_pa, 11)."""
+    """Computes inputs and targets without noise, one point at a time, from coefficients (B, n_pa, 11)."""
     batch, pieces, _ = coefficients.shape
     length = points // pieces
     inputs, targets = np.zeros((batch, points, 2)), np.zeros((batch, points))
@@ -45,9 +45,9 @@ def slow_sequences(coefficients, points, scale):
 def test_sequences_are_those_of_a_loop_over_single_points(seed, batch, pieces, length, scale):
     points = pieces * length
     expected = slow_sequences(draw_coefficients(batch, pieces, generator=seeded(seed)), points, scale)
-    found = sequences(batch, points=points, pieces=pieces, scale=scale, generator=seeded(seed))
+    drawn = sequences(batch, points=points, pieces=pieces, scale=scale, generator=seeded(seed))
     largest = expected[1].abs().max().item()
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6 * largest)
+    torch.testing.assert_close(drawn, expected, rtol=1e-5, atol=1e-6 * largest)
 
 
 def test_evaluation_is_exact_to_float64():
@@ -64,10 +64,12 @@ def test_evaluation_is_exact_to_float64():
 
 def test_degrees_are_uniform_from_2_to_10():
     coefficients = draw_coefficients(2000, 5, generator=seeded())
-    degrees = (coefficients != 0).cumsum(dim=-1).argmax(dim=-1)  # the last place that is not 0
+    # The degree is the last place that is not 0.
+    degrees = (coefficients != 0).cumsum(dim=-1).argmax(dim=-1)
     counts = degrees.flatten().bincount(minlength=11)
     assert counts.shape == (11,) and not counts[:2].any()
-    assert ((counts[2:] - 10_000 / 9) ** 2 / (10_000 / 9)).sum() < 30  # chi-square of 8 degrees of freedom
+    # This is chi-square with 8 degrees of freedom.
+    assert ((counts[2:] - 10_000 / 9) ** 2 / (10_000 / 9)).sum() < 30
 
 
 def test_coefficients_are_uniform_from_minus_1_to_1():
@@ -119,14 +121,16 @@ def test_scaling_by_chunk_is_the_default():
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_noise_has_three_tenths_of_the_largest_y_as_variance(scale):
     _, clean = sequences(500, scale=scale, generator=seeded())
-    _, noisy = sequences(500, scale=scale, noise=True, generator=seeded())  # the same polynomials
+    # The same seed draws the same polynomials.
+    _, noisy = sequences(500, scale=scale, noise=True, generator=seeded())
     variance = 0.3 * clean.double().abs().amax(dim=1, keepdim=True)
     standard = (noisy.double() - clean) / variance.sqrt()
     assert abs(standard.mean()) < 0.02
     assert abs(standard.var() - 1) < 0.03
+    # The noise is normal, and independent from point to point.
     near = (standard.abs() < 1).double().mean()
-    assert abs(near - 0.6827) < 0.01  # normal
-    assert abs((standard[:, 1:] * standard[:, :-1]).mean()) < 0.02  # independent
+    assert abs(near - 0.6827) < 0.01
+    assert abs((standard[:, 1:] * standard[:, :-1]).mean()) < 0.02
 
 
 @pytest.mark.parametrize("noise", [False, True])

@@ -10,7 +10,7 @@ from tests.commands import in_this_process, rows_of
 
 
 def run_of(path: Path, returns: list[float], *, pause: float = 0.0) -> Path:
-    """A game every 100 steps and 30 seconds, with a pause before the last."""
+    """Writes a run with a game every 100 steps and 30 seconds, and a pause before the last game."""
     path.mkdir(parents=True)
     (path / "config.json").write_text("{}")
     with SummaryWriter(str(path)) as writer:

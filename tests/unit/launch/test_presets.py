@@ -1,3 +1,5 @@
+"""Presets of `launch.train` and `launch.sweep`."""
+
 from dataclasses import replace
 
 import pytest
@@ -16,7 +18,7 @@ def test_without_a_preset_a_run_has_the_papers_settings():
     assert parsed() == parsed("--preset", "paper") == A3CConfig()
 
 
-def test_a_flag_overrides_what_the_preset_says_and_nothing_beside_it():
+def test_a_flag_overrides_what_the_preset_says_and_nothing_else():
     two_cores = preset("two-cores")
     assert parsed("--preset", "two-cores") == two_cores != A3CConfig()
     config = parsed("--neurocoder.slots", "7", "--preset", "two-cores", "--learning-rate", "0.25", "--anneal")
@@ -24,7 +26,7 @@ def test_a_flag_overrides_what_the_preset_says_and_nothing_beside_it():
     assert config == replace(two_cores, neurocoder=neurocoder, learning_rate=0.25, anneal=True)
 
 
-def test_help_beside_a_preset_shows_what_that_preset_has(capsys):
+def test_help_with_a_preset_shows_what_that_preset_has(capsys):
     with pytest.raises(SystemExit) as stopped:
         parsed("--preset", "two-cores", "--help")
     assert stopped.value.code == 0

@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import subprocess
@@ -9,13 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.runs.folder import (
-    RunFolder,
-    RunFolderError,
-    default_run_path,
-    software_versions,
-    write_json_atomically,
-)
+from agents.runs.folder import RunFolder, RunFolderError, default_run_path, software_versions
 from tests.commands import ROOT
 
 
@@ -139,22 +132,6 @@ def test_an_error_inside_the_with_block_frees_the_lock(tmp_path):
         raise ZeroDivisionError
 
     RunFolder.open(tmp_path / "run").close()
-
-
-def test_json_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "config.json"
-    write_json_atomically(path, {"lr": 1e-4})
-    write_json_atomically(path, {"lr": 2e-4, "env": "ALE/Pong-v5"})
-    assert json.loads(path.read_text()) == {"lr": 2e-4, "env": "ALE/Pong-v5"}
-
-    with pytest.raises(TypeError):
-        write_json_atomically(path, {"lr": Path()})
-    assert json.loads(path.read_text())["lr"] == 2e-4
-
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(IsADirectoryError):
-        write_json_atomically(tmp_path / "folder", {})
-    assert sorted(os.listdir(tmp_path)) == ["config.json", "folder"]
 
 
 def test_default_paths_are_one_folder_deep_dated_and_distinct(tmp_path, monkeypatch):

@@ -1,3 +1,5 @@
+"""Videos are decoded again, and compared with the frames that were written."""
+
 import subprocess
 import sys
 
@@ -14,7 +16,7 @@ ATARI = (210, 160)
 
 
 def decode(path):
-    """Frames as RGB, (T, H, W, 3), and frames per second."""
+    """Returns the frames as RGB, (T, H, W, 3), and the frames a second."""
     capture = cv2.VideoCapture(str(path))
     frames = []
     while (read := capture.read())[0]:
@@ -62,9 +64,8 @@ def test_frames_keep_their_order_and_small_sprites_stay_sharp(tmp_path):
         ball = np.argwhere(frame[..., 1] > 128)
         assert ball.min(axis=0) == pytest.approx([200, 70 * step], abs=2)
         assert ball.max(axis=0) == pytest.approx([207, 70 * step + 13], abs=2)
-        assert not (
-            (frame[..., 1] > 50) & (frame[..., 1] < 205)
-        ).any()  # no grey rim, as smoothing would leave
+        # Smoothing would leave a grey rim.
+        assert not ((frame[..., 1] > 50) & (frame[..., 1] < 205)).any()
 
 
 @pytest.mark.parametrize(
