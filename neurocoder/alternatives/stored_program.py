@@ -53,7 +53,7 @@ class StoredProgramLinear(nn.Module):
         """(..., d_in) -> (..., d_out)."""
         check_width("x", x, self.in_features)
         leading, x = x.shape[:-1], x.reshape(-1, self.in_features)  # (B, d_in)
-        attention = self._attention(x)  # (B, P)
+        attention = self.attention(x)  # (B, P)
         by_program = F.linear(x, self.programs.flatten(0, 1))  # (B, P d_out)
         by_program = by_program.unflatten(-1, (-1, self.out_features))  # (B, P, d_out)
         if self.biases is not None:
@@ -69,7 +69,8 @@ class StoredProgramLinear(nn.Module):
         cosines = keys @ keys.T
         return self.key_loss_weight * (cosines.sum() - cosines.trace()) / max(pairs, 1)
 
-    def _attention(self, x: Tensor) -> Tensor:
+    def attention(self, x: Tensor) -> Tensor:
+        """Weights of the programs (B, P) for x (B, d_in)."""
         query = F.normalize(self.query(x).tanh(), dim=-1, eps=EPSILON)
         keys = F.normalize(self.keys.tanh(), dim=-1, eps=EPSILON)
         return (self.beta * F.softplus(self.strength(x)) * (query @ keys.T)).softmax(dim=-1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from neurocoder.checks import check_sizes
 from neurocoder.output_layers import OutputLayer
-from neurocoder.program_memory import keys_kept
+from neurocoder.program_memory import cached_keys
 
 SMALLEST_NORM = 1e-6  # of a key or a cell: the cosine of a zero vector is 0
 SMALLEST_WEIGHT = 1e-16  # added before sharpening takes the logarithm (the release adds it to the sum)
@@ -108,7 +108,7 @@ class NTM(nn.Module):
             )
         state = self.initial_state(len(inputs))
         features: list[Tensor] = []
-        with keys_kept(self):
+        with cached_keys(self):
             for x in inputs.unbind(dim=1):
                 state = self.step(x, state)
                 features += (state.h, state.read)

@@ -1,4 +1,4 @@
-"""The Main Networks: shapes, and which layers a factory makes. (Their sizes: test_counts.py.)"""
+"""The Main Networks: shapes, and which layers a factory makes. (Their sizes: test_parameter_counts.py.)"""
 
 import pytest
 import torch
