@@ -1,52 +1,21 @@
 """The network of a continual-learning run: an MLP with one head for all tasks, or one for each."""
 
-import itertools
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from agents.continual.config import ContinualConfig
-from neurocoder import OutputLayer, auxiliary_loss
+from neurocoder.networks.multi_head_mlp import MultiHeadMLP
 from neurocoder.output_layers import configured_layer
 
 
-class MultiHeadMLP(nn.Module):
-    """Hidden layers with ReLU, then a head.
-
-    Args:
-        widths: of input and hidden layers.
-        classes: outputs of each head.
-    """
-
-    def __init__(
-        self, widths: Sequence[int], classes: int, heads: int, *, hidden_layer: OutputLayer, head: OutputLayer
-    ):
-        super().__init__()
-        self.hidden = nn.ModuleList(hidden_layer(*pair) for pair in itertools.pairwise(widths))
-        self.heads = nn.ModuleList(head(widths[-1], classes) for _ in range(heads))
-
-    def forward(self, x: Tensor, head: int) -> tuple[Tensor, Tensor]:
-        """(B, widths[0]) -> logits (B, classes) of a head, and the extra losses of all layers and all heads, scalar."""
-        return self.logits(x, head), auxiliary_loss(self)
-
-    def logits(self, x: Tensor, head: int) -> Tensor:
-        """(B, widths[0]) -> (B, classes)."""
-        for layer in self.hidden:
-            x = layer(x).relu()
-        return self.heads[head](x)
-
-
 def build_network(config: ContinualConfig, features: int, classes: int, heads: int) -> MultiHeadMLP:
-    """The configured network, weights drawn from torch's global generator.
+    """Makes the configured network, with weights from torch's global generator.
 
     Split MNIST has two hidden layers, Split CIFAR three (Table 7). Plain heads have a bias, other layers only if the config
     says so.
     """
-    chosen, plain = (
-        configured_layer(config.layer, config, bias=config.bias),
-        configured_layer("mlp", config, bias=config.bias),
-    )
+    chosen = configured_layer(config.layer, config, bias=config.bias)
+    plain = configured_layer("mlp", config, bias=config.bias)
     adapted_head = config.layer != "mlp" and config.adapt != "hidden"
     depth = 2 if config.benchmark == "split-mnist" else 3
     return MultiHeadMLP(
@@ -59,12 +28,12 @@ def build_network(config: ContinualConfig, features: int, classes: int, heads: i
 
 
 def flatten(network: nn.Module) -> Tensor:
-    """All parameters as one vector (n,), a copy."""
+    """Copies all parameters into one vector (n,)."""
     return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
 
 
 def unflatten(network: nn.Module, theta: Tensor) -> dict[str, Tensor]:
-    """A vector (n,) as parameters of the network, by name: views."""
+    """Returns views of a vector (n,) as parameters of the network, by name."""
     named = dict(network.named_parameters())
     parts = theta.split([parameter.numel() for parameter in named.values()])
     return {name: part.view(named[name].shape) for name, part in zip(named, parts, strict=True)}
