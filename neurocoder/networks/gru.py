@@ -1,4 +1,4 @@
-"""A GRU that predicts one number a step: the Main Network of the polynomial auto-regression."""
+"""A GRU that predicts one number at each step: the Main Network of the polynomial auto-regression."""
 
 from torch import Tensor, nn
 

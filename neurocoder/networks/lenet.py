@@ -1,4 +1,4 @@
-"""LeNet for 32 x 32 colour images, five layers with weights: the one that fits the paper's Table 7 (2.1 M)."""
+"""LeNet for 32 x 32 colour images with five layers of weights, the LeNet that fits the paper's Table 7 (2.1 M)."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,7 +11,8 @@ class LeNet(nn.Module):
     """Two 5 x 5 convolutions (32 and 64 channels), each with ReLU and 2 x 2 max-pooling, then 4096-500-84-classes.
 
     Args:
-        output_layer: factory for the last `adapted` affine layers (the paper's count: two).
+        output_layer: factory for the last `adapted` affine layers.
+        adapted: the number of layers, counted from the output, that the factory makes. The paper's count fits two.
 
     Raises:
         ValueError: more adapted layers than the three affine ones.

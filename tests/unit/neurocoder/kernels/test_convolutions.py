@@ -45,7 +45,7 @@ def by_torch(x, network):
 def test_the_gradient_of_steps_played_one_by_one_is_that_of_torch_in_double_precision(
     way, dtype, tolerance, together, monkeypatch
 ):
-    monkeypatch.setattr(convolutions, "TOGETHER", together)
+    monkeypatch.setattr(convolutions, "BACKWARD_FRAMES", together)
     network, exact = small_network(dtype), small_network(torch.float64)
     steps = [frames(number, dtype, seed=number) for number in (3, 1, 2)]
     result = features([activations(x, network, dtype) for x in steps], network)
