@@ -54,7 +54,7 @@ class _StepWeights(NamedTuple):
 
 
 class _Program(NamedTuple):
-    """What the composed programs of B inputs consist of, apart from the memories."""
+    """The parts of the composed programs of B inputs that the memories do not hold."""
 
     steps: list[_StepWeights]
     sigma: Tensor
@@ -66,13 +66,14 @@ class NeurocoderLinear(nn.Module):
 
     Args:
         in_features, out_features: d_in and d_out of the map.
-        controller_features: width of a second input z for the controller: call `layer(x, z)`. None: the controller sees x.
+        controller_features: width of a second input z for the controller: call `layer(x, z)`. None: the
+            controller sees x.
         learn_beta: learn the inverse temperature, starting from beta.
         bias: add a learnt bias.
         settings: fields of `neurocoder.settings.NeurocoderSettings` by name. Its defaults hold for those left out.
 
-    On a CPU in single precision the layer has first derivatives in reverse mode only, because compiled code does the
-    work there (`neurocoder.kernels.fused_attention`). With NEUROCODER_FUSED=0 in the environment torch has all derivatives.
+    On a CPU in single precision compiled code computes the attention (`neurocoder.kernels.fused_attention`). It has
+    first derivatives in reverse mode only. With NEUROCODER_FUSED=0 in the environment torch has all derivatives.
 
     Raises:
         TypeError: a setting is unknown.
@@ -188,7 +189,7 @@ class NeurocoderLinear(nn.Module):
         return self.orthogonality_weight * self.memory.orthogonality_loss()
 
     def rows(self, x: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Returns the layer's input (B, d_in) and the controller's input (B, d_c). Raises ValueError as `forward` does."""
+        """Flattens leading axes: x -> (B, d_in), controller input -> (B, d_c). Raises ValueError as `forward` does."""
         if (z is None) != (self.controller_features is None):
             raise ValueError(
                 "the controller of this layer sees x: call layer(x), or make the layer with controller_features"

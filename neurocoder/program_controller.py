@@ -1,6 +1,8 @@
 """The Program Controller: maps an input to the composition signal that reads the Program Memory.
 
-The composition signal of one attention step is [queries U | queries V | queries S | integration signal], 3HK + 1 numbers.
+The composition signal of one attention step has 3HK + 1 numbers:
+[queries U | queries V | queries S | integration signal].
+
 Shapes: B inputs, J attention steps, H heads, K key width, d_c controller input. Signals have their inputs last.
 """
 
@@ -30,7 +32,8 @@ class LinearController(nn.Module):
 class RecurrentController(nn.Module):
     """The multi-step controller: an LSTM that sees the same input J times. Its hidden state is the composition signal.
 
-    Weights are drawn from U(-5/sqrt(d_c + h), 5/sqrt(d_c + h)), the released range (5 times the usual one), h = 3HK + 1.
+    Weights are drawn from U(-5/sqrt(d_c + h), 5/sqrt(d_c + h)) with h = 3HK + 1, the released range, which is 5 times
+    the usual one.
     """
 
     def __init__(self, in_features: int, *, heads: int, key_dim: int, steps: int):

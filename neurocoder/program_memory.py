@@ -24,8 +24,9 @@ Variant = Literal["paper", "release"]
 class ProgramMemory(nn.Module):
     """`P` singular programs: slot p holds a left vector, a right vector and a raw singular value (paper, Table 2).
 
-    keys="generated": the keys of U and V are an affine map of the slot contents. keys="learned": the keys are parameters.
-    The keys of S are always parameters (the released code; the paper's Table 2 names a generator for all three).
+    keys="generated": the keys of U and V are an affine map of the slot contents.
+    keys="learned": the keys are parameters.
+    The keys of S are always parameters, as in the released code. The paper's Table 2 names a generator for all three.
     variant="release" has parameters E_U and E_V in addition to generated keys; only the orthogonality loss uses them.
     """
 
@@ -101,7 +102,8 @@ def _distance_from_orthonormal_rows(rows: Tensor) -> Tensor:
     # The gradient of vector_norm at 0 is 0.
     distance = torch.linalg.vector_norm(torch.addmm(identity, small, small.T, beta=-1))
     if slots > width:
-        # |G G^T - I|^2 = |G^T G - I|^2 + P - d: both products have the same non-zero spectrum, and G G^T has P - d more zeros.
+        # Both products have the same non-zero spectrum, and G G^T has P - d more zeros. So
+        # |G G^T - I|^2 = |G^T G - I|^2 + P - d.
         distance = torch.hypot(distance, distance.new_full((), math.sqrt(slots - width)))
     return distance
 
@@ -184,7 +186,8 @@ def interpolate_with_least_used(scores: list[Tensor], gates: Tensor, least_used:
 def _subtract_largest(scores: Tensor) -> Tensor:
     """scores (3, H, P, B) minus the largest of them over the slots.
 
-    This is arithmetic, and so is the usage above: on a CPU the gradients of `amax` and `maximum` cost several times more.
+    This is arithmetic, and so is the usage above: on a CPU the gradients of `amax` and `maximum` cost several
+    times more.
     """
     below = scores - scores.detach().amax(dim=-2, keepdim=True)
     # 1 at the largest score, where `below` is 0, and 0 elsewhere, (3, H, P, B).

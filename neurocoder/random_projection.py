@@ -11,8 +11,8 @@ from neurocoder.checks import check_sizes
 class RandomProjection(nn.Module):
     """z = x G with G (in_features, out_features) drawn once from N(0, 1 / in_features) and never trained.
 
-    The paper gives no scale. This scale keeps the entries of z as large as those of x. G is a buffer, so it is saved with the
-    network.
+    The paper gives no scale. This scale keeps the entries of z as large as those of x. G is a buffer, so it is
+    saved with the network.
     """
 
     G: Tensor

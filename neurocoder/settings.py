@@ -31,13 +31,13 @@ class Settings:
 
     @classmethod
     def layer(cls) -> type[nn.Module]:
-        """Imports and returns the layer's class. The module itself stays without torch, which takes seconds to import."""
+        """Returns the layer's class. The import stands here, because torch takes seconds to import."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class NeurocoderSettings(Settings):
-    """The Neurocoder layer. The defaults are the paper's for Atari (Table 6)."""
+    """Settings of the Neurocoder layer. The defaults are those of the paper for Atari (Table 6)."""
 
     slots: int = 80
     """The number of singular programs in the memory (P)."""
@@ -51,17 +51,18 @@ class NeurocoderSettings(Settings):
     """The number of least-used slots considered at each step (l_I). 0 switches usage-based attention off. The linear
     controller ignores this setting."""
     gate_from: Literal["input", "signal"] = "input"
-    """What the gates between attention and least-used slots are computed from. "input", as in the released code, has one gate
-    for all steps. "signal", the composition signal of the paper's text, has a gate for each step."""
+    """Source of the gates between attention and least-used slots. "input", as in the released code, has one gate for all
+    steps. "signal", the composition signal of the paper's text, has a gate for each step."""
     residual: bool = True
     """Add the gated residual program, a matrix R that is the same for all inputs."""
     keys: Literal["generated", "learned"] = "generated"
     """Compute the keys from the slot contents, or learn them as parameters."""
     gain: float = 1.0
-    """Factor of the initial vectors in the memory. The first programs scale with its square. The released code has 1."""
+    """Factor of the initial vectors in the memory. The first programs scale with its square. The released code
+    has 1."""
     beta: float | None = 10.0
-    """Inverse temperature of the attention: larger is sharper. None takes the value of the released code: 10 / key_dim with the
-    recurrent controller, and 1 / key_dim with the linear one, where attention is nearly uniform."""
+    """Inverse temperature of the attention: a larger value is sharper. None takes the value of the released code. That is
+    10 / key_dim with the recurrent controller, and 1 / key_dim with the linear one, where attention is nearly uniform."""
     orthogonality_weight: float = 0.1
     """Weight of the orthogonality loss (a)."""
     variant: Literal["paper", "release"] = "paper"
@@ -94,7 +95,7 @@ class NeurocoderSettings(Settings):
 
 @dataclass(frozen=True)
 class HyperNetSettings(Settings):
-    """The HyperNet layer. The defaults fit the paper's parameter count for Atari (Table 7)."""
+    """Settings of the HyperNet layer. The defaults fit the paper's parameter count for Atari (Table 7)."""
 
     has_bias_option = False
 
@@ -116,12 +117,12 @@ class HyperNetSettings(Settings):
 
 @dataclass(frozen=True)
 class FiLMSettings(Settings):
-    """The FiLM layer."""
+    """Settings of the FiLM layer."""
 
     has_bias_option = False
 
     hidden: int | None = 64
-    """Hidden width of the network that computes scale and shift of the outputs. None: a single affine map computes them."""
+    """Hidden width of the network that scales and shifts the outputs. None: a single affine map does so."""
 
     def check(self, named: Named = str) -> None:
         check_at_least(named("hidden"), self.hidden, 1)
@@ -135,7 +136,7 @@ class FiLMSettings(Settings):
 
 @dataclass(frozen=True)
 class MixtureOfExpertsSettings(Settings):
-    """The mixture of experts. The defaults fit the paper's parameter count for CIFAR (Table 7)."""
+    """Settings of the mixture of experts. The defaults fit the paper's parameter count for CIFAR (Table 7)."""
 
     has_bias_option = False
 
@@ -166,7 +167,7 @@ class MixtureOfExpertsSettings(Settings):
 
 @dataclass(frozen=True)
 class StoredProgramSettings(Settings):
-    """NSM, the stored-program layer. The defaults come near the paper's parameter count for CIFAR (Table 7)."""
+    """Settings of NSM, the stored-program layer. The defaults come near the paper's parameter count for CIFAR (Table 7)."""
 
     slots: int = 10
     """The number of stored programs (P)."""
@@ -219,4 +220,5 @@ class LayerSettings:
 SETTINGS: dict[str, type[Settings]] = {f.name: f.default_factory for f in fields(LayerSettings)}  # type: ignore[misc]
 """The settings class of each layer that has settings, by name."""
 LAYERS = ("mlp", *SETTINGS, "lowrank")
-"""The names of the layers. "mlp" is a plain affine map, "lowrank" a static map of the Neurocoder's rank and initial scale."""
+"""The names of the layers. "mlp" is a plain affine map. "lowrank" is a static map with the rank and initial scale of a
+Neurocoder layer."""

@@ -1,8 +1,9 @@
 """Sums over samples of the squared gradients of a layer's parameters, without writing out the gradient of each sample.
 
-Sample b contributes the squared gradients of delta_b . layer(x_b), where delta_b is the gradient of a loss with respect to
-the layer's output. The gradient of W in x W is the outer product of x_b and delta_b, so the sum over samples is
-(x^2)^T delta^2. `RULES` holds such a form for each kind of layer that has one; `one_by_one` works for any layer.
+Sample b contributes the squared gradients of delta_b . layer(x_b), where delta_b is the gradient of a loss with
+respect to the layer's output. The gradient of W in x W is the outer product of x_b and delta_b, so the sum over
+samples is (x^2)^T delta^2. `RULES` holds such a form for each kind of layer that has one; `one_by_one` works
+for any layer.
 
 Shapes: B samples, P slots or programs, H heads, K key width.
 """
@@ -118,8 +119,9 @@ def _memory_and_keys(
 ) -> Squares:
     """Squares of the memory of U or V and of its keys, from the gradients of what depends on them.
 
-    The slots' products with `vectors` depend on the memory directly. Generated keys depend on it through the generator, so
-    the gradient of the memory has a second term: the keys' gradients (P, K) times the generator's weights (K, d).
+    The slots' products with `vectors` depend on the memory directly. Generated keys depend on it through the
+    generator, so the gradient of the memory has a second term: the keys' gradients (P, K) times the generator's
+    weights (K, d).
 
     Args:
         letter: U or V.
@@ -152,22 +154,29 @@ def _sum_squared(a: Tensor, x: Tensor, k: Tensor, weight: Tensor) -> Tensor:
 
 
 class _Intermediates(NamedTuple):
-    """What delta . y depends on between the dense products, with a copy for every sample; or the gradients of all this."""
+    """The quantities between the dense products that delta . y depends on, a copy for every sample; or their gradients."""
 
-    signal: Tensor  # (3HK + 1, B)
-    keys: Tensor  # (3, P, K, B)
-    M_S: Tensor  # (P, 1, B)
-    beta: Tensor  # (B,)
-    in_slots: Tensor  # (P, B), M_U x
-    out_slots: Tensor  # (P, B), M_V delta
-    residual: Tensor  # (B,), delta . x R
+    signal: Tensor
+    """Composition signals (3HK + 1, B)."""
+    keys: Tensor
+    """(3, P, K, B)."""
+    M_S: Tensor
+    """(P, 1, B)."""
+    beta: Tensor
+    """(B,)."""
+    in_slots: Tensor
+    """M_U x, (P, B)."""
+    out_slots: Tensor
+    """M_V delta, (P, B)."""
+    residual: Tensor
+    """delta . x R, (B,)."""
 
 
 @torch.enable_grad()
 def _gradients_of_intermediates(
     layer: NeurocoderLinear, signal: Tensor, delta: Tensor, x: Tensor
 ) -> _Intermediates:
-    """Gradients of delta_b . y_b for every sample b. Samples share nothing, so one backward pass gives the gradients of all."""
+    """Gradients of delta_b . y_b for every sample b. Samples share nothing, so one backward pass gives them all."""
     leaves = _Intermediates(
         *(value.detach().requires_grad_() for value in _intermediates(layer, signal, delta, x))
     )

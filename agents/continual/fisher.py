@@ -1,8 +1,8 @@
 """Diagonal Fisher information, the importances of EWC (Kirkpatrick et al. 2017).
 
-F is the mean over samples of the squared gradient of -log p(label). The label is the class that the network itself finds
-likeliest, as in GT-RIPL/Continual-Learning-Benchmark, from which the authors' released code takes it. No auxiliary loss
-takes part. The result is exact, although no sample has a backward pass of its own:
+F is the mean over samples of the squared gradient of -log p(label). The label is the class that the network
+itself finds likeliest, as in GT-RIPL/Continual-Learning-Benchmark, from which the authors' released code takes
+it. No auxiliary loss takes part. The result is exact, although no sample has a backward pass of its own:
 
 1. Samples do not interact. So one backward pass over a batch gives, for every layer, its inputs x (B, d_in) and the
    gradients delta (B, d_out) with respect to its outputs, sample by sample.

@@ -11,8 +11,8 @@ from neurocoder.output_layers import configured_layer
 def build_network(config: ContinualConfig, features: int, classes: int, heads: int) -> MultiHeadMLP:
     """Makes the configured network, with weights from torch's global generator.
 
-    Split MNIST has two hidden layers, Split CIFAR three (Table 7). Plain heads have a bias, other layers only if the config
-    says so.
+    Split MNIST has two hidden layers, Split CIFAR three (Table 7). Plain heads have a bias, other layers only
+    if the config says so.
     """
     chosen = configured_layer(config.layer, config, bias=config.bias)
     plain = configured_layer("mlp", config, bias=config.bias)

@@ -1,8 +1,9 @@
-"""HyperNet: an affine map whose weights are scaled for every input by a small network (paper, appendix; Ha et al. 2017).
+"""HyperNet: an affine map whose weights a small network scales for every input (paper, appendix; Ha et al. 2017).
 
-s = f(x), W_t = s (.) W and y = x W_t + b, where f is an MLP of one or two layers with ReLU. The text does not say whether s
-scales the rows of W (d_in numbers) or its elements (d_in d_out numbers). By the parameter counts of Table 7, the polynomial
-network scales rows with a one-layer f, and the Atari network scales elements with a two-layer f.
+s = f(x), W_t = s (.) W and y = x W_t + b, where f is an MLP of one or two layers with ReLU. The text does not
+say whether s scales the rows of W (d_in numbers) or its elements (d_in d_out numbers). By the parameter counts
+of Table 7, the polynomial network scales rows with a one-layer f, and the Atari network scales elements with a
+two-layer f.
 """
 
 from typing import Any

@@ -1,7 +1,8 @@
 """A static low-rank map: the control that separates the effect of composition from that of low rank.
 
-The program of a Neurocoder layer has rank n and a certain scale at initialisation. This layer has the same rank and scale, but
-the same weights for every input. So a gain of Neurocoder over this layer is due to composing programs.
+The program of a Neurocoder layer has rank n and a certain scale at initialisation. This layer has the same rank
+and scale, but the same weights for every input. So a gain of Neurocoder over this layer is due to composing
+programs.
 """
 
 import math
@@ -61,8 +62,8 @@ def low_rank_control(
 ) -> LowRankLinear:
     """Makes the control for a `NeurocoderLinear` of these settings, with its rank and its initial scale.
 
-    The scale is measured on a layer drawn for this purpose, with normally distributed inputs. The residual program is left
-    out, because it is neither low-rank nor composed.
+    The scale is measured on a layer drawn for this purpose, with normally distributed inputs. The residual
+    program is left out, because it is neither low-rank nor composed.
 
     Raises:
         TypeError: a setting is unknown.

@@ -1,10 +1,10 @@
 """Sparse mixture of experts with noisy top-k gating (Shazeer et al. 2017), the paper's "MOE".
 
-In training logits = x W_g + eps softplus(x W_n), with eps standard normal. In evaluation logits = x W_g. The k largest entries
-of their softmax, renormalised, weigh k experts. Only those experts are computed.
+In training logits = x W_g + eps softplus(x W_n), with eps standard normal. In evaluation logits = x W_g. The k
+largest entries of their softmax, renormalised, weigh k experts. Only those experts are computed.
 
-The port that the paper used compares softmaxed thresholds with raw logits; here logits are compared with logits. The softmax
-of that port's experts is left out, because the experts here emit logits or hidden units.
+The port that the paper used compares softmaxed thresholds with raw logits; here logits are compared with
+logits. The softmax of that port's experts is left out, because the experts here emit logits or hidden units.
 
 Shapes: B inputs, N experts, k of them chosen.
 """
@@ -28,7 +28,8 @@ class MixtureOfExpertsLinear(nn.Module):
     An expert is an MLP with one hidden layer of ReLUs.
 
     Args:
-        settings: fields of `neurocoder.settings.MixtureOfExpertsSettings` by name. Its defaults hold for those left out.
+        settings: fields of `neurocoder.settings.MixtureOfExpertsSettings` by name. Its defaults hold for those
+            left out.
 
     Raises:
         TypeError: a setting is unknown.
@@ -68,7 +69,8 @@ class MixtureOfExpertsLinear(nn.Module):
     def auxiliary_loss(self) -> Tensor:
         """Weighted CV^2(importance) + CV^2(load) of the last training batch, scalar.
 
-        A second call without a new training batch returns 0. In a recurrent network, the last batch is that of the last step.
+        A second call without a new training batch returns 0. In a recurrent network, the last batch is that of
+        the last step.
         """
         balance, self._balance = self._balance, None
         return self.gate.new_zeros(()) if balance is None else self.balance_weight * balance

@@ -1,8 +1,8 @@
 """NSM, Neural Stored-program Memory: a soft mixture of whole weight matrices (Le et al. 2020).
 
-k_p = tanh(E_p), q = tanh(x W_q + b_q), strength = softplus(x w_s + b_s), a = softmax_p(strength cos(q, k_p)) and
-y = x sum_p a_p M_p (+ sum_p a_p c_p). The layer computes sum_p a_p (x M_p): one product with all programs, and no matrix
-for each input.
+k_p = tanh(E_p), q = tanh(x W_q + b_q), strength = softplus(x w_s + b_s), a = softmax_p(strength cos(q, k_p))
+and y = x sum_p a_p M_p (+ sum_p a_p c_p). The layer computes sum_p a_p (x M_p): one product with all programs,
+and no matrix for each input.
 
 Shapes: B inputs, P programs, K key width.
 """
@@ -22,8 +22,8 @@ from neurocoder.settings import StoredProgramSettings
 class StoredProgramLinear(nn.Module):
     """A drop-in for `nn.Linear` that mixes `slots` stored weight matrices for every input.
 
-    Keys and programs are drawn as one Xavier-uniform matrix (gain 1.4), in which a row is a flattened program, as released.
-    The bound of its entries is about ten times smaller than in a plain layer.
+    Keys and programs are drawn as one Xavier-uniform matrix (gain 1.4), in which a row is a flattened program,
+    as released. The bound of its entries is about ten times smaller than in a plain layer.
 
     Args:
         bias: give each program a bias.

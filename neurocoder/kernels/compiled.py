@@ -1,7 +1,8 @@
 """Compiles and loads the C++ sources of this folder. Where there is no compiler, torch does the same work.
 
-A source is compiled at its first use, in a few seconds, by the `c++` of this machine. The result stays in the cache folder
-(XDG_CACHE_HOME, else ~/.cache). NEUROCODER_FUSED=0 in the environment switches all compiled code off.
+A source is compiled at its first use, in a few seconds, by the `c++` of this machine. The result stays in the
+cache folder (XDG_CACHE_HOME, else ~/.cache). NEUROCODER_FUSED=0 in the environment switches all compiled code
+off.
 """
 
 import ctypes
@@ -78,7 +79,7 @@ def _lines(path: str) -> list[str]:
 
 
 def takes(*tensors: Tensor) -> bool:
-    """Whether compiled code can take these: they are on a CPU, and no torch transform is active."""
+    """Returns whether compiled code can take these: they are on a CPU, and no torch transform is active."""
     return (
         all(tensor.device.type == "cpu" for tensor in tensors)
         and not torch.compiler.is_compiling()

@@ -19,8 +19,8 @@ def conv_pool_relu(
 ) -> tuple[Tensor, Tensor]:
     """Returns `F.relu(F.max_pool2d(F.conv2d(x, weight, bias, padding=padding), 2))` and `chosen`. Not for autograd.
 
-    Maps (N, 1, H, W) to (N, C, H' // 2, W' // 2), channels last. Computes in fp32 and rounds the result to `dtype`. `chosen`
-    is that of `pool_relu`. The arguments must be `usable`.
+    Maps (N, 1, H, W) to (N, C, H' // 2, W' // 2), channels last. Computes in fp32 and rounds the result to
+    `dtype`. `chosen` is that of `pool_relu`. The arguments must be `usable`.
     """
     (N, _, H, W), (C, _, K, _) = x.shape, weight.shape
     x, bias = x.contiguous(), bias.contiguous()
@@ -48,7 +48,7 @@ def conv_pool_relu_backward(
 
 
 def usable(x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the compiled code can take these."""
+    """Returns whether the compiled code can take these."""
     return (
         x.dtype == weight.dtype == torch.float32
         and dtype in DTYPE_NAMES

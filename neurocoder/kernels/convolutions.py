@@ -1,8 +1,8 @@
-"""Convolutions with ReLU and pooling over a few frames at a time, and one gradient for the frames of many forward passes.
+"""Convolutions with ReLU and pooling, a few frames a forward pass, and one gradient for the frames of many passes.
 
-An agent that acts needs the features of its few newest frames, step after step. In autograd's graph each step has its own
-gradient, with little to do for each operation. One gradient for 20 passes of 4 frames takes two thirds of the time (one
-core of a Xeon).
+An agent that acts needs the features of its few newest frames, step after step. In autograd's graph each step
+has its own gradient, with little to do for each operation. One gradient for 20 passes of 4 frames takes two
+thirds of the time (one core of a Xeon).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ BACKWARD_FRAMES = 32
 
 
 class Activations(NamedTuple):
-    """What one forward pass over N frames stores for its gradient."""
+    """The tensors that one forward pass over N frames stores for its gradient."""
 
     inputs: tuple[Tensor, ...]
     """The input of each convolution, (N, C, H, W)."""

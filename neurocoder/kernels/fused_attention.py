@@ -35,7 +35,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether `attend` can take these: single precision on a CPU, no torch transform or autocast, and compiled code."""
+    """Returns whether `attend` can take these: single precision on a CPU, no torch transform or autocast, compiled code."""
     return (
         all(tensor.dtype == torch.float32 for tensor in tensors)
         and compiled.takes(*tensors)

@@ -24,7 +24,8 @@ def lstm_forward(
 ) -> tuple[Tensor, Tensor]:
     """x (T, N, D) -> hidden (T, N, H) and the last cell state (N, H), with first derivatives only.
 
-    The gradient of a weight is one product over all steps. Autograd would add up T matrices as large as the recurrent weights.
+    The gradient of a weight is one product over all steps. Autograd would add up T matrices as large as the
+    recurrent weights.
 
     Args:
         weights: products with them have their precision, all else has the precision of `x`.
@@ -69,8 +70,9 @@ class _LSTM(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_hidden: Tensor, d_c: Tensor) -> tuple[Tensor | None, ...]:
         x, weight_ih, weight_hh, keep, h_before, c_before, i, f, g, o, squashed = ctx.saved_tensors
-        # Derivatives of the cell by the inputs of i, f and g, of the output by the input of o, and of the output by the cell.
+        # Derivatives of the cell by the inputs of i, f and g.
         slopes = torch.stack((g * i * (1 - i), c_before * f * (1 - f), i * (1 - g * g)), dim=2)
+        # Derivatives of the output by the input of o and by the cell.
         slope_o, slope_c = squashed * o * (1 - o), o * (1 - squashed * squashed)  # (T, N, H)
         d_h, backwards = torch.zeros_like(d_c), []
         for t in reversed(range(len(keep))):

@@ -19,8 +19,9 @@ PIXEL_LIMIT = 2**15
 def pool_relu(x: Tensor) -> tuple[Tensor, Tensor]:
     """Returns `F.relu(F.max_pool2d(x, 2))`, (N, C, H, W) -> (N, C, H // 2, W // 2), and `chosen`. Not for autograd.
 
-    The result has channels last where x has. `chosen` is all that `pool_relu_backward` needs: which of four pixels was the
-    largest, in 8 bits, or in 16 without compiled code. Torch stores input, output and 64 bits instead.
+    The result has channels last where x has. `chosen` is all that `pool_relu_backward` needs: which of four
+    pixels was the largest, in 8 bits, or in 16 without compiled code. Torch stores input, output and 64 bits
+    instead.
     """
     assert x.shape[2] * x.shape[3] <= PIXEL_LIMIT
     if not usable(x):
@@ -55,7 +56,7 @@ def pool_relu_backward(gradient: Tensor, chosen: Tensor, size: tuple[int, int]) 
 
 
 def usable(x: Tensor) -> bool:
-    """Whether the compiled code can take x."""
+    """Returns whether the compiled code can take x."""
     return (
         x.dtype in DTYPE_NAMES
         and x.is_contiguous(memory_format=torch.channels_last)

@@ -24,13 +24,13 @@ State = tuple[Tensor, Tensor]
 class ConvLSTM(nn.Module):
     """Actor-critic over single frames; the LSTM supplies the memory that stacked frames would.
 
-    There is no single forward method. Training needs three parts: `features` (convolutions, once a frame), `recur` (LSTM over
-    a rollout), and `actor` and `critic` (the output layers, made by the factories).
+    There is no single forward method. Training needs three parts: `features` (convolutions, once a frame),
+    `recur` (LSTM over a rollout), and `actor` and `critic` (the output layers, made by the factories).
     """
 
     compute_dtype: torch.dtype | None = None
-    """The precision of the convolutions and of the LSTM's products. None: the precision of their weights. A compiled first
-    convolution always has fp32."""
+    """The precision of the convolutions and of the LSTM's products. None: the precision of their weights. A
+    compiled first convolution always has fp32."""
 
     def __init__(self, actions: int, *, actor: OutputLayer = nn.Linear, critic: OutputLayer = nn.Linear):
         super().__init__()
@@ -48,10 +48,12 @@ class ConvLSTM(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Gives the rows of a linear actor norm 0.01, so that it starts nearly uniform, and the row of a linear critic norm 1.
+        """Draws linear output layers and zeroes the LSTM's biases.
 
-        Both follow rl_a3c_pytorch. The LSTM has torch's weights and zero biases. In rl_a3c_pytorch the forget gate's bias is 1,
-        recurrent weights are orthogonal and input weights Xavier. Other output layers keep the values they were made with.
+        The rows of the actor have norm 0.01, so that the policy starts nearly uniform. The critic's row has norm 1. Both
+        norms follow rl_a3c_pytorch. The LSTM has torch's weights and zero biases. In rl_a3c_pytorch the forget
+        gate's bias is 1, recurrent weights are orthogonal and input weights Xavier. Other output layers keep
+        the values they were made with.
         """
         nn.init.zeros_(self.lstm.bias_ih)
         nn.init.zeros_(self.lstm.bias_hh)

@@ -1,7 +1,7 @@
-"""A Neural Turing Machine with one read and one write head: the Main Network of the multi-algorithm task (paper, appendix).
+"""A Neural Turing Machine: the Main Network of the multi-algorithm task (paper, appendix; Graves et al. 2014).
 
-An LSTM controller drives two heads over a memory of N cells, through one output layer for each head (Graves et al. 2014).
-The output layers are affine as in the NSM repository, without the tanh that the paper's text names.
+An LSTM controller drives a read head and a write head over a memory of N cells, through one output layer for
+each head. The output layers are affine as in the NSM repository, without the tanh that the paper's text names.
 
 In each step both heads find their cells in the memory that the previous step left. The read head reads before the write
 head writes. The vector read goes to this step's output and to the next step's controller.
@@ -27,7 +27,7 @@ SMALLEST_WEIGHT = 1e-16
 
 
 class NTMState(NamedTuple):
-    """What one step passes to the next."""
+    """The state that one step passes to the next."""
 
     h: Tensor
     """Hidden state of the controller, (B, h)."""
@@ -44,7 +44,8 @@ class NTMState(NamedTuple):
 class NTM(nn.Module):
     """Neural Turing Machine. The values of h that fit the paper's counts: 250 plain, 200 NSM and Neurocoder, 205 FiLM.
 
-    The initial memory and the initial read vector are drawn once and stay fixed. The controller's initial state is learnt.
+    The initial memory and the initial read vector are drawn once and stay fixed. The controller's initial state
+    is learnt.
 
     Args:
         in_features, out_features: widths of the input and output of a step.
@@ -92,7 +93,7 @@ class NTM(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Draws the controller, the output and plain heads as released. Other heads keep the values they were made with."""
+        """Draws the controller, the output layer and plain heads as released. Other heads keep their values."""
         bound = 5 / math.sqrt(self.controller.input_size + self.controller.hidden_size)
         for parameter in self.controller.parameters():
             if parameter.ndim == 2:
@@ -125,7 +126,7 @@ class NTM(nn.Module):
         return self.output(torch.cat(features, dim=-1).unflatten(-1, (inputs.shape[1], -1)))
 
     def initial_state(self, sequences: int) -> NTMState:
-        """The state before the first step. Its weightings are 0, as released, so the first step addresses by content alone."""
+        """The state before the first step. Its weightings are 0, as released: the first step goes by content alone."""
         return NTMState(
             h=self.h_0.expand(sequences, -1),
             c=self.c_0.expand(sequences, -1),

@@ -26,7 +26,10 @@ NORM_EPSILON = 1e-5
 
 
 class ToLayer3(nn.Module):
-    """The part that ResNet18 and ResNet18Trunk share: conv1 to layer3. Folded: convolutions with bias, no batch norm."""
+    """The layers that ResNet18 and ResNet18Trunk share: conv1 to layer3.
+
+    Folded: the convolutions have a bias, and there is no batch norm.
+    """
 
     def __init__(self, *, folded: bool):
         super().__init__()
@@ -127,7 +130,7 @@ def _layer(channels_in: int, channels: int, *, folded: bool) -> nn.Sequential:
 
 
 def _convolution(channels_in: int, channels: int, kernel: int, *, stride: int = 1, folded: bool) -> nn.Conv2d:
-    """Makes a convolution with Kaiming-normal weights (fan-out), as in torchvision. The bias of a folded norm starts at 0."""
+    """Makes a convolution with Kaiming-normal weights (fan-out), as in torchvision; a folded norm's bias is 0."""
     convolution = nn.Conv2d(channels_in, channels, kernel, stride, padding=kernel // 2, bias=folded)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     if convolution.bias is not None:
