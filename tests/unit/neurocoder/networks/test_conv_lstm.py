@@ -1,4 +1,4 @@
-"""The Atari network: its size, its LSTM over a rollout against one step at a time, its view of a frame."""
+"""The Atari network: its output layers, its LSTM over a rollout against one step at a time, its features of a frame."""
 
 import re
 
@@ -29,7 +29,7 @@ def random_frames(number, *, low=0, high=256, seed=0):
     return torch.randint(low, high, (number, 1, 80, 80), dtype=torch.uint8, generator=generator)
 
 
-# Size
+# Output layers
 
 
 def test_actor_and_critic_are_made_by_the_factories_given():
@@ -46,12 +46,6 @@ def test_the_plain_actor_starts_close_to_uniform():
     network = ConvLSTM(18)
     policy = network.actor(torch.rand(100, 512) * 2 - 1).softmax(dim=-1)
     assert policy.min() > 0.7 / 18 and policy.max() < 1.4 / 18
-
-
-def test_an_unknown_output_layer_is_refused_with_the_known_names():
-    with pytest.raises(ValueError, match="'neurocodr'") as error:
-        output_layer("neurocodr")
-    assert all(name in str(error.value) for name in OUTPUT_LAYERS)
 
 
 def test_a_plain_output_layer_may_have_no_bias():

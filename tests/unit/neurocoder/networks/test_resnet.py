@@ -16,7 +16,7 @@ from torch import nn
 from neurocoder import NeurocoderLinear, output_layer
 from neurocoder.networks.mlp import MLP
 from neurocoder.networks.resnet import ResNet18, ResNet18Trunk, fold_batch_norm
-from neurocoder.parameter_counts import parameter_count
+from neurocoder.output_layers import parameter_count
 from tests.commands import ROOT
 
 DATA = Path(os.environ.get("NEUROCODER_DATA") or ROOT.parent / "shared" / "data")
