@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from neurocoder.checks import check_sizes
 from neurocoder.kernels import convolutions
 from neurocoder.kernels.convolutions import Activations
 from neurocoder.kernels.lstm import LSTMWeights, lstm_forward
@@ -26,6 +27,9 @@ class ConvLSTM(nn.Module):
 
     There is no single forward method. Training needs three parts: `features` (convolutions, once a frame),
     `recur` (LSTM over a rollout), and `actor` and `critic` (the output layers, made by the factories).
+
+    Raises:
+        ValueError: a size is below 1. The message names it.
     """
 
     compute_dtype: torch.dtype | None = None
@@ -34,6 +38,7 @@ class ConvLSTM(nn.Module):
 
     def __init__(self, actions: int, *, actor: OutputLayer = nn.Linear, critic: OutputLayer = nn.Linear):
         super().__init__()
+        check_sizes(actions=actions)
         self.convolutions = nn.ModuleList(
             [
                 _convolution(1, 32, 5, padding=2),  # 80 -> 80, pooled to 40

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neurocoder.checks import check_sizes
 from neurocoder.output_layers import OutputLayer
 
 GROWTH = 12
@@ -14,10 +15,15 @@ FIRST_CHANNELS = 16
 
 
 class DenseNet(nn.Module):
-    """Three dense blocks of 32 layers. The factory makes the output layer, which sees 1168 pooled features."""
+    """Three dense blocks of 32 layers. The factory makes the output layer, which sees 1168 pooled features.
+
+    Raises:
+        ValueError: a size is below 1. The message names it.
+    """
 
     def __init__(self, classes: int, *, output_layer: OutputLayer = nn.Linear):
         super().__init__()
+        check_sizes(classes=classes)
         self.first = nn.Conv2d(3, FIRST_CHANNELS, 3, padding=1, bias=False)
         channels = FIRST_CHANNELS
         stages: list[nn.Module] = []

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neurocoder.checks import check_sizes
 from neurocoder.networks.mlp import MLP
 from neurocoder.output_layers import OutputLayer
 
@@ -15,11 +16,12 @@ class LeNet(nn.Module):
         adapted: the number of layers, counted from the output, that the factory makes. The paper's count fits two.
 
     Raises:
-        ValueError: more adapted layers than the three affine ones.
+        ValueError: `classes` is below 1, or `adapted` above 3, the number of affine layers.
     """
 
     def __init__(self, classes: int, *, output_layer: OutputLayer = nn.Linear, adapted: int = 2):
         super().__init__()
+        check_sizes(classes=classes)
         self.conv1 = nn.Conv2d(3, 32, 5, padding=2)
         self.conv2 = nn.Conv2d(32, 64, 5, padding=2)
         self.classifier = MLP((64 * 8 * 8, 500, 84, classes), output_layer=output_layer, adapted=adapted)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from neurocoder.checks import check_sizes
 from neurocoder.output_layers import OutputLayer, auxiliary_loss
 
 
@@ -16,12 +17,16 @@ class MultiHeadMLP(nn.Module):
         classes: the number of outputs of each head.
         heads: the number of heads, one for all tasks or one for each.
         hidden_layer, head: factories for the layers.
+
+    Raises:
+        ValueError: a size is below 1. The message names it.
     """
 
     def __init__(
         self, widths: Sequence[int], classes: int, heads: int, *, hidden_layer: OutputLayer, head: OutputLayer
     ):
         super().__init__()
+        check_sizes(classes=classes, heads=heads)
         self.hidden = nn.ModuleList(hidden_layer(*pair) for pair in itertools.pairwise(widths))
         self.heads = nn.ModuleList(head(widths[-1], classes) for _ in range(heads))
 

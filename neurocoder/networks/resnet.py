@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neurocoder.checks import check_sizes
 from neurocoder.output_layers import OutputLayer
 
 NORM_EPSILON = 1e-5
@@ -50,10 +51,14 @@ class ResNet18(ToLayer3):
     """The whole network, 11,689,512 parameters with 1000 classes. The factory makes its last layer, `fc`.
 
     `load_state_dict` takes torchvision's state dict as it is.
+
+    Raises:
+        ValueError: a size is below 1. The message names it.
     """
 
     def __init__(self, classes: int = 1000, *, output_layer: OutputLayer = nn.Linear):
         super().__init__(folded=False)
+        check_sizes(classes=classes)
         self.layer4 = _layer(256, 512, folded=False)
         self.fc = output_layer(512, classes)
 
