@@ -11,7 +11,8 @@ from torch import nn
 from neurocoder import OUTPUT_LAYERS, NeurocoderLinear, output_layer
 from neurocoder.networks.conv_lstm import ConvLSTM
 
-NEUROCODER = output_layer("neurocoder", slots=80, key_dim=3, heads=15, variant="release")  # Table 6, Atari
+# Table 6, Atari.
+NEUROCODER = output_layer("neurocoder", slots=80, key_dim=3, heads=15, variant="release")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def rollout_input(scale=1.0):
 
 
 def assert_same_values_and_gradients(network, inputs, results):
-    """`results` are two ways to (hidden, (h, c)); gradients are those of a weighted sum of everything returned."""
+    """Compares two results (hidden, (h, c)), and the gradients of a weighted sum of all their tensors."""
     flat = [(hidden, *state) for hidden, state in results]
     weights = [random(*value.shape, seed=seed) for seed, value in enumerate(flat[0])]
     gradients = []
@@ -87,7 +88,7 @@ def assert_same_values_and_gradients(network, inputs, results):
 
 
 @pytest.mark.parametrize("start", MASKS.values(), ids=MASKS)
-def test_recur_is_the_cell_of_torch_repeated_from_zero_at_each_start(network, start):
+def test_recur_equals_the_cell_of_torch_restarted_from_zero_at_each_start(network, start):
     features, state = rollout_input()
     hidden, (h, c) = [], state
     for t in range(T):
@@ -150,11 +151,11 @@ def test_the_state_before_the_first_frame_is_zero(network):
         assert part.shape == (4, 512) and part.dtype == torch.float64 and part.count_nonzero() == 0
 
 
-# The trunk
+# Features
 
 
 def reference_features(network, frame):
-    """One frame (80, 80) uint8 -> (1024,): normalised by itself, ReLU before pooling."""
+    """One frame (80, 80) uint8 -> (1024,), with ReLU before pooling."""
     grey = np.asarray(frame, dtype=np.float64)
     deviation = np.sqrt(((grey - grey.mean()) ** 2).mean())
     x = torch.from_numpy((grey - grey.mean()) / (deviation + 0.01))[None, None]
@@ -181,14 +182,14 @@ def test_features_are_relu_then_pool_of_each_frame_normalised_by_itself(network)
 def test_features_of_a_frame_do_not_depend_on_the_rest_of_the_batch(network):
     frame, dark = random_frames(1), random_frames(2, high=20, seed=1)
     alone = network.features(frame)
-    together = network.features(torch.cat((dark, frame, 255 - dark)))
-    torch.testing.assert_close(together[2:3], alone, rtol=1e-10, atol=1e-11)
+    batch = network.features(torch.cat((dark, frame, 255 - dark)))
+    torch.testing.assert_close(batch[2:3], alone, rtol=1e-10, atol=1e-11)
 
 
 def test_brightness_and_contrast_matter_only_through_the_constant_added_to_the_deviation(network):
     frame = random_frames(1, high=60)
     deviation = np.asarray(frame, dtype=np.float64).std()
-    # Without biases, as at the start, ReLUs and poolings keep a positive factor.
+    # Initial biases are zero, and ReLUs and poolings commute with a positive factor.
     factor = (3 * deviation / (3 * deviation + 0.01)) / (deviation / (deviation + 0.01))
     expected = factor * network.features(frame)
     torch.testing.assert_close(network.features(3 * frame + 40), expected, rtol=1e-9, atol=1e-11)
