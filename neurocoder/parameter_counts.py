@@ -64,7 +64,7 @@ class Row:
 
 
 def neurocoder(**settings: Any) -> OutputLayer:
-    return output_layer("neurocoder", variant="release", **settings)
+    return output_layer("neurocoder", variant="release", beta=None, **settings)
 
 
 # Settings of Table 6. Its "J = 1" is the linear controller, which has no gates and so no use for least_used.

@@ -9,13 +9,15 @@ from neurocoder.output_layers import configured_layer
 
 
 def build_network(config: ContinualConfig, features: int, classes: int, heads: int) -> MultiHeadMLP:
-    """Makes the configured network, with weights from torch's global generator.
+    """The configured network, weights drawn from torch's global generator.
 
-    Split MNIST has two hidden layers, Split CIFAR three (Table 7). Plain heads have a bias, other layers only
-    if the config says so.
+    Split MNIST has two hidden layers, Split CIFAR three (Table 7). Plain heads have a bias, other layers only if the config
+    says so.
     """
-    chosen = configured_layer(config.layer, config, bias=config.bias)
-    plain = configured_layer("mlp", config, bias=config.bias)
+    chosen, plain = (
+        configured_layer(config.layer, config, bias=config.bias),
+        configured_layer("mlp", config, bias=config.bias),
+    )
     adapted_head = config.layer != "mlp" and config.adapt != "hidden"
     depth = 2 if config.benchmark == "split-mnist" else 3
     return MultiHeadMLP(
@@ -28,12 +30,12 @@ def build_network(config: ContinualConfig, features: int, classes: int, heads: i
 
 
 def flatten(network: nn.Module) -> Tensor:
-    """Copies all parameters into one vector (n,)."""
+    """All parameters as one vector (n,), a copy."""
     return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
 
 
 def unflatten(network: nn.Module, theta: Tensor) -> dict[str, Tensor]:
-    """Returns views of a vector (n,) as parameters of the network, by name."""
+    """A vector (n,) as parameters of the network, by name: views."""
     named = dict(network.named_parameters())
     parts = theta.split([parameter.numel() for parameter in named.values()])
     return {name: part.view(named[name].shape) for name, part in zip(named, parts, strict=True)}
