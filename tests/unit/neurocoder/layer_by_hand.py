@@ -18,7 +18,7 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class Settings:
-    """What the reference needs to know of a layer. The defaults are small sizes, and the temperature of the released code."""
+    """Settings of a layer, for the layer and the reference. By default sizes are small, and beta is that of the release."""
 
     in_features: int = 4
     out_features: int = 3

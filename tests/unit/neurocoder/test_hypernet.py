@@ -7,10 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from neurocoder.alternatives.hypernet import HyperNetLinear
+from tests.unit.neurocoder.largest_allocation import LargestAllocation
 
 
 def random_layer(*, hidden=5, in_features=4, out_features=3, seed=0):
@@ -89,19 +88,6 @@ def test_leading_dimensions_are_free(leading):
     one_by_one = [layer(row[None]) for row in rows]
     expected = torch.cat(one_by_one) if one_by_one else torch.empty(0, 3, dtype=torch.float64)
     torch.testing.assert_close(y, expected.reshape(*leading, 3), rtol=1e-12, atol=1e-12)
-
-
-class LargestAllocation(TorchDispatchMode):
-    """Records the number of elements of the largest tensor that any operation returns."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self.elements = max(self.elements, leaf.untyped_storage().nbytes() // leaf.element_size())
-        return result
 
 
 @pytest.mark.parametrize("function", ["layer", "reference"])

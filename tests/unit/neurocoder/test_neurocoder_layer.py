@@ -7,9 +7,8 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch.func import functional_call
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from tests.unit.neurocoder.largest_allocation import LargestAllocation
 from tests.unit.neurocoder.layer_by_hand import (
     LINEAR,
     RECURRENT,
@@ -138,19 +137,6 @@ def test_only_the_controller_sees_its_separate_input():
 
 
 # Memory
-
-
-class LargestAllocation(TorchDispatchMode):
-    """Records the number of elements of the largest tensor that any operation returns."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self.elements = max(self.elements, leaf.untyped_storage().nbytes() // leaf.element_size())
-        return result
 
 
 def largest_allocations(function, x):

@@ -65,7 +65,8 @@ def test_bf16_is_rounded_to_nearest_and_ties_to_even():
     conv, x = convolution(), torch.zeros(1, 1, 6, 6)
     with torch.no_grad():
         conv.weight.zero_()
-        conv.bias.copy_(1 + torch.arange(32) * 2.0**-9)  # halves of bf16's steps at 1
+        # The steps of bf16 at 1 are 2**-7, so some of these lie halfway between two.
+        conv.bias.copy_(1 + torch.arange(32) * 2.0**-9)
     assert torch.equal(ours(x, conv, torch.bfloat16)[0, :, 1, 1], conv.bias.to(torch.bfloat16))
 
 
