@@ -51,8 +51,8 @@ class NeurocoderSettings(Settings):
     """The number of least-used slots considered at each step (l_I). 0 switches usage-based attention off. The linear
     controller ignores this setting."""
     gate_from: Literal["input", "signal"] = "input"
-    """Source of the gates between attention and least-used slots. "input", as in the released code, has one gate for all
-    steps. "signal", the composition signal of the paper's text, has a gate for each step."""
+    """Source of the gates between attention and least-used slots. "input", as in the released code, has one gate
+    for all steps. "signal", the composition signal of the paper's text, has a gate for each step."""
     residual: bool = True
     """Add the gated residual program, a matrix R that is the same for all inputs."""
     keys: Literal["generated", "learned"] = "generated"
@@ -61,8 +61,9 @@ class NeurocoderSettings(Settings):
     """Factor of the initial vectors in the memory. The first programs scale with its square. The released code
     has 1."""
     beta: float | None = 10.0
-    """Inverse temperature of the attention: a larger value is sharper. None takes the value of the released code. That is
-    10 / key_dim with the recurrent controller, and 1 / key_dim with the linear one, where attention is nearly uniform."""
+    """Inverse temperature of the attention: a larger value is sharper. None takes the value of the released code.
+    That is 10 / key_dim with the recurrent controller, and 1 / key_dim with the linear one, where attention is
+    nearly uniform."""
     orthogonality_weight: float = 0.1
     """Weight of the orthogonality loss (a)."""
     variant: Literal["paper", "release"] = "paper"
@@ -167,7 +168,7 @@ class MixtureOfExpertsSettings(Settings):
 
 @dataclass(frozen=True)
 class StoredProgramSettings(Settings):
-    """Settings of NSM, the stored-program layer. The defaults come near the paper's parameter count for CIFAR (Table 7)."""
+    """Settings of NSM, the stored-program layer. The defaults come near the paper's count for CIFAR (Table 7)."""
 
     slots: int = 10
     """The number of stored programs (P)."""

@@ -154,7 +154,7 @@ def _sum_squared(a: Tensor, x: Tensor, k: Tensor, weight: Tensor) -> Tensor:
 
 
 class _Intermediates(NamedTuple):
-    """The quantities between the dense products that delta . y depends on, a copy for every sample; or their gradients."""
+    """Quantities between the dense products, with a copy for every sample; or the gradients of delta . y for them."""
 
     signal: Tensor
     """Composition signals (3HK + 1, B)."""

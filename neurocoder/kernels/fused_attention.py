@@ -35,7 +35,10 @@ def library() -> ctypes.CDLL | None:
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Returns whether `attend` can take these: single precision on a CPU, no torch transform or autocast, compiled code."""
+    """Returns whether `attend` can take these tensors.
+
+    It needs compiled code, single precision and a CPU. No torch transform or autocast may be active.
+    """
     return (
         all(tensor.dtype == torch.float32 for tensor in tensors)
         and compiled.takes(*tensors)

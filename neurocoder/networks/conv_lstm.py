@@ -55,8 +55,8 @@ class ConvLSTM(nn.Module):
     def _initialise(self) -> None:
         """Draws linear output layers and zeroes the LSTM's biases.
 
-        The rows of the actor have norm 0.01, so that the policy starts nearly uniform. The critic's row has norm 1. Both
-        norms follow rl_a3c_pytorch. The LSTM has torch's weights and zero biases. In rl_a3c_pytorch the forget
+        The rows of the actor have norm 0.01, so that the policy starts nearly uniform. The critic's row has norm 1.
+        Both norms follow rl_a3c_pytorch. The LSTM has torch's weights and zero biases. In rl_a3c_pytorch the forget
         gate's bias is 1, recurrent weights are orthogonal and input weights Xavier. Other output layers keep
         the values they were made with.
         """

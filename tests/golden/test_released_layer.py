@@ -1,8 +1,8 @@
 """Files of the authors' released layer against this layer and against the method written out.
 
-A file holds inputs, parameters, outputs and gradients in float64. The folder is NEUROCODER_GOLDEN, or shared/golden next to
-the checkout. tests/unit/neurocoder/test_released_variant.py needs no files: it compares the layer with the method written
-out, which the files prove here.
+A file holds inputs, parameters, outputs and gradients in float64. The folder is NEUROCODER_GOLDEN, or shared/golden
+next to the checkout. tests/unit/neurocoder/test_released_variant.py needs no files: it compares the layer with the
+method written out, which the files prove here.
 """
 
 import json

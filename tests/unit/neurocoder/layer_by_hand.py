@@ -1,7 +1,7 @@
 """The Neurocoder method written out: every P_t is built, every sum and every sort is explicit, one input at a time.
 
-The tests of the layer share this file. Only `random_layer` uses the package. tests/golden compares `reference` with files of
-the authors' released layer, so that variant="release" means here what the released code computes.
+The tests of the layer share this file. Only `random_layer` uses the package. tests/golden compares `reference` with
+files of the authors' released layer, which prove its variant="release".
 """
 
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a layer, for the layer and the reference. By default sizes are small, and beta is that of the release."""
+    """Settings for the layer and the reference. By default sizes are small, and beta is that of the released code."""
 
     in_features: int = 4
     out_features: int = 3

@@ -72,10 +72,10 @@ def test_values_and_gradients_equal_those_of_a_loop_over_inputs(name):
     torch.testing.assert_close(fast, slow)
     gradients = [torch.autograd.grad(y.square().sum(), leaves, allow_unused=True) for y in (fast, slow)]
     assert any(g is not None for g in gradients[0][1:])
-    for one, other in zip(*gradients, strict=True):
+    for ours, looped in zip(*gradients, strict=True):
         # Experts that no input chose and noise that is off have no gradient.
         zero = torch.zeros(())
-        torch.testing.assert_close(zero if one is None else one, zero if other is None else other)
+        torch.testing.assert_close(zero if ours is None else ours, zero if looped is None else looped)
 
 
 @pytest.mark.parametrize("name", LAYERS)

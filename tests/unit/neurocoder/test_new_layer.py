@@ -1,4 +1,4 @@
-"""A new layer is one file with one class, one settings class, and one field in `LayerSettings`: no other file changes."""
+"""A new layer is one file with one class, one settings class, and one field in `LayerSettings`."""
 
 import os
 import shutil

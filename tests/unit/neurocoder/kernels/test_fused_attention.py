@@ -94,9 +94,9 @@ def test_two_threads_give_the_same_results_as_one():
         torch.set_num_threads(1)
         alone = gradients(layer, x, weights)
         torch.set_num_threads(2)
-        for one, two in zip(alone, gradients(layer, x, weights), strict=True):
+        for single, shared in zip(alone, gradients(layer, x, weights), strict=True):
             # Two threads sum in another order.
-            assert (one - two).norm() <= 1e-4 * one.norm() + 1e-6 * len(x)
+            assert (single - shared).norm() <= 1e-4 * single.norm() + 1e-6 * len(x)
     finally:
         torch.set_num_threads(threads)
 
@@ -133,7 +133,8 @@ def test_torch_computes_the_same_within_transforms_and_autocast():
 )
 def test_without_compiled_code_the_layer_computes_the_same_in_torch(changes, tmp_path):
     program = (
-        "import torch; from neurocoder import NeurocoderLinear; from neurocoder.kernels import fused_attention; torch.manual_seed(0); "
+        "import torch; from neurocoder import NeurocoderLinear; from neurocoder.kernels import fused_attention; "
+        "torch.manual_seed(0); "
         "layer = NeurocoderLinear(7, 4, slots=9, key_dim=3, heads=2, steps=3, least_used=2); "
         "print(fused_attention.library() is None, layer(torch.ones(2, 7)).sum().item())"
     )

@@ -1,4 +1,4 @@
-"""ResNet-18 against torchvision's names, shapes and outputs, its folded trunk, and the Split CIFAR networks on top of it.
+"""ResNet-18 against torchvision's names, shapes and outputs; its folded trunk; the Split CIFAR networks on top.
 
 The folder of the trunk's weights is NEUROCODER_DATA, or shared/data next to the checkout.
 """
