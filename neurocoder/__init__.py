@@ -1,6 +1,6 @@
-"""Neurocoder: layers that compose their weights for every input from singular programs held in a Program Memory.
+"""Neurocoder: layers that compose their weights for every input from singular programs in a Program Memory.
 
-Names are loaded at first use, so that the settings can be read without torch, which takes seconds to import.
+The public names are imported at first use. So the settings can be read without torch, which takes seconds to import.
 """
 
 from typing import TYPE_CHECKING, Any

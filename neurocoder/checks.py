@@ -1,4 +1,7 @@
-"""Checks of settings and inputs. Each error is one line with the name, the value and what is allowed. torch is not needed."""
+"""Checks of settings and inputs. Each error is one line with the name, the value and the allowed values.
+
+The caller passes the name that the error shows. torch is not needed.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def check_known(name: str, value: str, choices: Iterable[str]) -> None:
-    """Raises ValueError unless the value is one of the choices, and suggests the nearest one."""
+    """Raises ValueError unless the value is one of the choices. The error suggests the nearest choice."""
     choices = tuple(choices)
     if value not in choices:
         near = difflib.get_close_matches(str(value), choices, n=1)
@@ -21,14 +24,14 @@ def check_known(name: str, value: str, choices: Iterable[str]) -> None:
 
 
 def check_at_least(name: str, value: int | None, low: int) -> None:
-    """Raises ValueError for a value below `low`. None stands for a part that is left out."""
+    """Raises ValueError for a value below `low`. None means that a part is left out, and passes."""
     if value is not None and value < low:
         allowed = "0 or more" if low == 0 else f"at least {low}"
         raise ValueError(f"{name} is {value}; it must be {allowed}")
 
 
 def check_sizes(**sizes: int | None) -> None:
-    """Raises ValueError for a size below 1. None stands for a part that is left out."""
+    """Raises ValueError for a size below 1. None means that a part is left out, and passes."""
     for name, size in sizes.items():
         check_at_least(name, size, 1)
 
@@ -52,6 +55,6 @@ def check_fraction(name: str, value: float) -> None:
 
 
 def check_width(name: str, tensor: Tensor, width: int) -> None:
-    """Raises ValueError for an input whose last axis has another width than the layer."""
+    """Raises ValueError unless the last axis of an input has the layer's width."""
     if tensor.shape[-1:] != (width,):
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; its last axis must be {width}")

@@ -1,13 +1,15 @@
-"""The Neurocoder layer: an affine map whose weights are composed anew for every input.
+"""The Neurocoder layer: an affine map whose weights are composed for every input.
 
     P_t = sum_n sigma_n u_n v_n^T + lambda R,    y = x P_t + b
 
-u_n, v_n and sigma_n are read from the Program Memory by attention. Since they are linear in the memories, P_t is never built:
+Attention reads u_n, v_n and sigma_n from the Program Memory. They are linear in the memories, so P_t is never built:
 
     y = ((((x M_U^T) . w^U) sigma) w^V) M_V + lambda (x R) + b
 
-which needs memory B x n x P for attention and two dense products with the memories, not B x d_in x d_out. Where it can,
-`neurocoder.kernels.fused_attention` does what lies between the dense products in one pass that stores no attention.
+This needs memory B x n x P for attention and two dense products with the memories, not B x d_in x d_out.
+`neurocoder.kernels.fused_attention` computes what lies between the dense products in one pass that stores no attention.
+
+Shapes: B inputs, J attention steps, H heads, n = H max(J, 1) components, P slots, K key width, d_c controller input.
 """
 
 import math
@@ -23,6 +25,7 @@ from neurocoder.kernels import fused_attention
 from neurocoder.program_controller import LinearController, RecurrentController
 from neurocoder.program_memory import (
     ProgramMemory,
+    Variant,
     interpolate_with_least_used,
     scaled_keys,
     scores,
@@ -34,19 +37,28 @@ from neurocoder.settings import NeurocoderSettings
 class ProgramTrace:
     """How the programs of a batch were composed. Leading axes `...` are those of the input."""
 
-    attention: Tensor  # (..., J, 3, H, P) over the slots of U, V, S
-    singular_values: Tensor  # (..., n)
-    residual_gate: Tensor | None  # (...), lambda; None without residual program
+    attention: Tensor
+    """Weights of the slots of U, V and S, (..., J, 3, H, P)."""
+    singular_values: Tensor
+    """(..., n)."""
+    residual_gate: Tensor | None
+    """lambda (...); None without residual program."""
+
+
+class _StepWeights(NamedTuple):
+    """Weights of the slots of U, V and S in one attention step, (H, P, B) each."""
+
+    U: Tensor
+    V: Tensor
+    S: Tensor
 
 
 class _Program(NamedTuple):
-    """What `_compose` finds for B inputs."""
+    """The parts of the composed programs of B inputs that the memories do not hold."""
 
-    w_U: list[Tensor]  # (H, P, B) a step
-    w_V: list[Tensor]
-    w_S: list[Tensor]
-    sigma: Tensor  # (n, B)
-    residual_gate: Tensor | None  # (B,)
+    steps: list[_StepWeights]
+    sigma: Tensor
+    """Singular values (n, B)."""
 
 
 class NeurocoderLinear(nn.Module):
@@ -54,16 +66,18 @@ class NeurocoderLinear(nn.Module):
 
     Args:
         in_features, out_features: d_in and d_out of the map.
-        controller_features: width of an input of its own for the controller: call `layer(x, z)`. None: the controller sees x.
+        controller_features: width of a second input z for the controller: call `layer(x, z)`. None: the
+            controller sees x.
         learn_beta: learn the inverse temperature, starting from beta.
         bias: add a learnt bias.
-        settings: the fields of `neurocoder.settings.NeurocoderSettings`, by name.
+        settings: fields of `neurocoder.settings.NeurocoderSettings` by name. Its defaults hold for those left out.
 
-    On a CPU in single precision the layer has first derivatives in reverse mode only: what does more of the work there is
-    compiled (`neurocoder.kernels.fused_attention`). With NEUROCODER_FUSED=0 in the environment torch has all of them.
+    On a CPU in single precision compiled code computes the attention (`neurocoder.kernels.fused_attention`). It has
+    first derivatives in reverse mode only. With NEUROCODER_FUSED=0 in the environment torch has all derivatives.
 
     Raises:
-        ValueError: a setting out of range, naming it.
+        TypeError: a setting is unknown.
+        ValueError: a setting is out of range. The message names it.
     """
 
     sums: Tensor
@@ -85,43 +99,24 @@ class NeurocoderLinear(nn.Module):
             in_features=in_features, out_features=out_features, controller_features=controller_features
         )
         self.in_features, self.out_features = in_features, out_features
-        self.heads, self.key_dim, self.steps, self.least_used = s.heads, s.key_dim, s.steps, s.least_used
-        self.gate_from, self.variant, self.orthogonality_weight = (
-            s.gate_from,
-            s.variant,
-            s.orthogonality_weight,
-        )
         self.controller_features = controller_features
+        self.heads, self.key_dim, self.steps, self.least_used = s.heads, s.key_dim, s.steps, s.least_used
+        self.gate_from, self.variant = s.gate_from, s.variant
+        self.orthogonality_weight = s.orthogonality_weight
 
-        width = controller_features or in_features  # d_c
-        self.memory = ProgramMemory(
-            in_features,
-            out_features,
-            slots=s.slots,
-            key_dim=s.key_dim,
-            keys=s.keys,
-            gain=s.gain,
-            variant=s.variant,
-        )
+        self.memory = ProgramMemory(in_features, out_features, s)
+        controller_width = controller_features or in_features  # d_c
         self.controller = (
-            RecurrentController(width, heads=s.heads, key_dim=s.key_dim, steps=s.steps)
+            RecurrentController(controller_width, heads=s.heads, key_dim=s.key_dim, steps=s.steps)
             if s.steps
-            else LinearController(width, heads=s.heads, key_dim=s.key_dim)
+            else LinearController(controller_width, heads=s.heads, key_dim=s.key_dim)
         )
-        gate_width = 3 * s.heads * s.key_dim + 1 if s.gate_from == "signal" else width
+        gate_width = 3 * s.heads * s.key_dim + 1 if s.gate_from == "signal" else controller_width
         self.gate = nn.Linear(gate_width, 3 * s.slots) if s.steps and s.least_used else None
-        # The released code multiplies the norms by a product over K equal columns, which divides the cosine by K.
-        beta = s.beta or (10 if s.steps else 1) / s.key_dim
-        self.log_beta = nn.Parameter(torch.tensor(math.log(beta))) if learn_beta else None
-        self._beta = beta
-        # sigma_n = sum over i >= n of softplus(zeta_i): positive, decreasing. The release sums over i <= n and, in the recurrent
-        # controller only, flips the result.
-        rank = s.heads * max(s.steps, 1)  # n
-        sums = torch.ones(rank, rank).triu()  # (n, n)
-        if s.variant == "release":
-            sums = sums.T.flip(0) if s.steps else sums.T
+        self._beta = _released_beta(s.key_dim, s.steps) if s.beta is None else s.beta
+        self.log_beta = nn.Parameter(torch.tensor(math.log(self._beta))) if learn_beta else None
+        sums, self.smallest_component = _sums_of_gaps(s.heads, s.steps, s.variant)
         self.register_buffer("sums", sums, persistent=False)
-        self.smallest = 0 if s.variant == "release" and not s.steps else -1
         self.R = nn.Parameter(torch.empty(in_features, out_features)) if s.residual else None
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
         if self.R is not None:
@@ -131,21 +126,21 @@ class NeurocoderLinear(nn.Module):
 
     @property
     def beta(self) -> float | Tensor:
-        """The inverse temperature; a scalar tensor where it is learnt."""
+        """The inverse temperature; a scalar tensor where the layer learns it."""
         return self._beta if self.log_beta is None else self.log_beta.exp()
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         """x (..., d_in) -> (..., d_out).
 
         Args:
-            z: (..., controller_features), what the controller sees, for a layer that was made with `controller_features`;
-                other layers' controllers see x.
+            z: (..., controller_features), the controller's input, for a layer made with `controller_features`. The
+                controllers of other layers see x.
 
         Raises:
             ValueError: x or z has another shape, or z is missing or not expected.
         """
         leading = x.shape[:-1]
-        x, z = self._rows(x, z)
+        x, z = self.rows(x, z)
         signal = self.controller(z)  # (J, 3HK + 1, B)
         in_slots = self.memory.M_U @ x.T  # (P, B)
         if self.variant == "paper" and fused_attention.usable(signal, in_slots):
@@ -159,41 +154,48 @@ class NeurocoderLinear(nn.Module):
                 least_used=self.least_used,
             )
         else:
-            program = self._compose_from(z, signal)
-            out_slots, smallest = _apply(program, in_slots), program.sigma[self.smallest]
+            program = self._compose(z, signal)
+            out_slots, smallest = _apply(program, in_slots), program.sigma[self.smallest_component]
         y = out_slots.T @ self.memory.M_V  # (B, d_out)
         if self.R is not None:
-            y = y + self._residual_gate(signal, smallest).unsqueeze(1) * (x @ self.R)
+            y = y + self.residual_gate(signal, smallest).unsqueeze(1) * (x @ self.R)
         if self.bias is not None:
             y = y + self.bias
         return y.reshape(*leading, self.out_features)
 
     @torch.no_grad()
     def trace(self, x: Tensor, z: Tensor | None = None) -> ProgramTrace:
-        """The attention, singular values and residual gate with which `forward` would treat x (..., d_in). Raises as it does."""
-        program, leading = self._compose(x, z), x.shape[:-1]
-        of_steps = [
-            torch.stack(of_step) for of_step in zip(program.w_U, program.w_V, program.w_S, strict=True)
-        ]
-        attention = torch.stack(of_steps).movedim(-1, 0)  # (B, J, 3, H, P)
-        gate = program.residual_gate
+        """Returns the attention, singular values and residual gates that `forward` uses for x (..., d_in).
+
+        Raises the same errors as `forward`.
+        """
+        leading = x.shape[:-1]
+        _, z = self.rows(x, z)
+        signal = self.controller(z)
+        program = self._compose(z, signal)
+        attention = torch.stack([torch.stack(step) for step in program.steps])  # (J, 3, H, P, B)
+        attention = attention.movedim(-1, 0)  # (B, J, 3, H, P)
+        gate = None
+        if self.R is not None:
+            gate = self.residual_gate(signal, program.sigma[self.smallest_component]).reshape(leading)
         return ProgramTrace(
             attention=attention.reshape(*leading, *attention.shape[1:]),
             singular_values=program.sigma.T.reshape(*leading, len(program.sigma)),
-            residual_gate=None if gate is None else gate.reshape(leading),
+            residual_gate=gate,
         )
 
     def auxiliary_loss(self) -> Tensor:
-        """a L_orth, scalar: depends on the parameters only, so add it once an update."""
+        """a L_orth, scalar. The loss depends on the parameters only, so add it once an update."""
         return self.orthogonality_weight * self.memory.orthogonality_loss()
 
-    def _rows(self, x: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Layer input (B, d_in) and what the controller sees, (B, d_c)."""
+    def rows(self, x: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Flattens leading axes: x -> (B, d_in), controller input -> (B, d_c). Raises ValueError as `forward` does."""
         if (z is None) != (self.controller_features is None):
             raise ValueError(
-                "this layer's controller sees the layer's input: call layer(x), or make it with controller_features"
+                "the controller of this layer sees x: call layer(x), or make the layer with controller_features"
                 if z is not None
-                else f"this layer's controller has an input of its own: call layer(x, z), z (..., {self.controller_features})"
+                else "the controller of this layer has a separate input: "
+                f"call layer(x, z), z (..., {self.controller_features})"
             )
         check_width("x", x, self.in_features)
         z = x if z is None else z
@@ -205,23 +207,23 @@ class NeurocoderLinear(nn.Module):
         z = z.reshape(-1, z.shape[-1])
         return x.reshape(-1, self.in_features), z
 
-    def _compose(self, x: Tensor, z: Tensor | None) -> _Program:
-        _, z = self._rows(x, z)
-        return self._compose_from(z, self.controller(z))
+    def singular_values(self, zeta: Tensor) -> Tensor:
+        """Raw singular values (n, B) -> sigma (n, B), positive and ordered."""
+        return self.sums @ F.softplus(zeta)
 
-    def _compose_from(self, z: Tensor, signal: Tensor) -> _Program:
-        """The programs of controller inputs (B, d_c) and composition signals (J, 3HK + 1, B)."""
-        w_U, w_V, w_S = map(list, zip(*(step.unbind() for step in self._attention(z, signal)), strict=True))
-        zeta = torch.cat(
-            [(self.memory.M_S.T.expand(self.heads, -1, -1) @ w).squeeze(1) for w in w_S]
-        )  # (n, B)
-        sigma = self.sums @ F.softplus(zeta)  # (n, B)
-        gate = self._residual_gate(signal, sigma[self.smallest]) if self.R is not None else None
-        return _Program(w_U, w_V, w_S, sigma, gate)
-
-    def _residual_gate(self, signal: Tensor, smallest: Tensor) -> Tensor:
-        """lambda (B), from the last integration signal and the smallest singular values (B)."""
+    def residual_gate(self, signal: Tensor, smallest: Tensor) -> Tensor:
+        """lambda (B,), from composition signals (J, 3HK + 1, B) and the smallest singular values (B,)."""
         return smallest * signal[-1, -1].sigmoid()
+
+    def _compose(self, z: Tensor, signal: Tensor) -> _Program:
+        """Composes programs from controller inputs (B, d_c) and composition signals (J, 3HK + 1, B)."""
+        steps = [_StepWeights(*step.unbind()) for step in self._attention(z, signal)]
+        zeta = torch.cat([self._read_raw_values(step.S) for step in steps])  # (n, B)
+        return _Program(steps, self.singular_values(zeta))
+
+    def _read_raw_values(self, w_S: Tensor) -> Tensor:
+        """Weights of the slots (H, P, B) -> raw singular values (H, B)."""
+        return (self.memory.M_S.T.expand(self.heads, -1, -1) @ w_S).squeeze(1)
 
     def _attention(self, z: Tensor, signal: Tensor) -> list[Tensor]:
         """Weights of the slots, (3, H, P, B) a step."""
@@ -233,7 +235,7 @@ class NeurocoderLinear(nn.Module):
         return interpolate_with_least_used(similarities, gates, self.least_used)
 
     def _gates(self, z: Tensor, signal: Tensor) -> Tensor:
-        """Gates of U, V and S between attention and least-used slots, (J, 3, P, B), or (1, 3, P, B) for all steps."""
+        """Gates between attention and least-used slots of U, V and S, (J, 3, P, B), or (1, 3, P, B) for all steps."""
         assert self.gate is not None
         gates = _affine(self.gate, signal if self.gate_from == "signal" else z.T.unsqueeze(0)).sigmoid()
         return gates.unflatten(1, (3, -1))
@@ -246,14 +248,45 @@ class NeurocoderLinear(nn.Module):
         )
 
 
+def _released_beta(key_dim: int, steps: int) -> float:
+    """The inverse temperature of the released code: 10 / K with the recurrent controller, 1 / K with the linear one.
+
+    The released code multiplies the norms by a product over K equal columns, which divides the cosine by K.
+    """
+    return (10 if steps else 1) / key_dim
+
+
+def _sums_of_gaps(heads: int, steps: int, variant: Variant) -> tuple[Tensor, int]:
+    """Returns the matrix (n, n) that makes singular values of their gaps, softplus(zeta), and the smallest one's index.
+
+    Row k has a 1 for each gap i in the sum sigma_k.
+    """
+    n = heads * max(steps, 1)
+    k, i = torch.arange(n).unsqueeze(1), torch.arange(n)
+    if variant == "paper":
+        # sigma_k = sum over i >= k: decreasing.
+        sums, smallest = i >= k, n - 1
+    elif steps == 0:
+        # sigma_k = sum over i <= k: increasing.
+        sums, smallest = i <= k, 0
+    else:
+        # The released recurrent controller reverses the order of these sums: decreasing.
+        sums, smallest = i <= n - 1 - k, n - 1
+    return sums.to(torch.get_default_dtype()), smallest
+
+
 def _apply(program: _Program, in_slots: Tensor) -> Tensor:
     """x M_U^T (P, B) -> what multiplies M_V, (P, B)."""
-    read = torch.cat([(w * in_slots).sum(1) for w in program.w_U])  # (n, B), x u_n
-    components = (read * program.sigma).split(len(program.w_V[0]))  # (H, B) a step
-    terms = [(w * c.unsqueeze(1)).sum(0) for w, c in zip(program.w_V, components, strict=True)]
+    read = torch.cat([(step.U * in_slots).sum(1) for step in program.steps])  # (n, B), x u_n
+    heads = len(program.steps[0].U)
+    components = (read * program.sigma).split(heads)  # (H, B) a step
+    terms = [
+        (step.V * component.unsqueeze(1)).sum(0)
+        for step, component in zip(program.steps, components, strict=True)
+    ]
     return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
 
 
 def _affine(layer: nn.Linear, z: Tensor) -> Tensor:
-    """layer of z (J, d, B) with the inputs last: (J, d_out, B)."""
+    """Applies a linear layer to z (J, d, B) with the inputs last: (J, d_out, B)."""
     return layer.weight @ z + layer.bias.unsqueeze(1)

@@ -1,7 +1,7 @@
-"""The one place where a layer is made by name.
+"""Makes layers by name.
 
-Every layer maps (..., in_features) to (..., out_features) as `nn.Linear` does. A layer with extra losses has a method
-`auxiliary_loss`; the function `auxiliary_loss` sums it over a network.
+Every layer maps (..., in_features) to (..., out_features), as `nn.Linear` does. A layer with extra losses has a method
+`auxiliary_loss`. The function `auxiliary_loss` sums these losses over a network.
 """
 
 import math
@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from neurocoder.alternatives.low_rank import LowRankLinear, low_rank_control
 from neurocoder.checks import check_known
-from neurocoder.settings import SETTINGS, LayerSettings
+from neurocoder.settings import LAYERS, SETTINGS, LayerSettings
 
 OutputLayer = Callable[[int, int], nn.Module]
-"""Makes a layer from its input and output width."""
+"""A factory that makes a layer from its input and output width."""
 
 OUTPUT_LAYERS: dict[str, Callable[..., nn.Module]] = {
     "mlp": nn.Linear,
     **{name: settings.layer() for name, settings in SETTINGS.items()},
     "lowrank": LowRankLinear,
 }
-"""The layers' classes by name."""
+"""The classes of the layers by name."""
 
 
 def output_layer(name: str, **settings: Any) -> OutputLayer:
@@ -43,8 +43,12 @@ def configured_layer(name: str, settings: LayerSettings, *, bias: bool = True) -
     "lowrank" is the control for the Neurocoder of these settings: a static map of its rank and initial scale.
 
     Args:
-        bias: False leaves the bias out, where the layer can be without one.
+        bias: False leaves the bias out, in layers with `has_bias_option`.
+
+    Raises:
+        ValueError: `name` is not one of `LAYERS`.
     """
+    check_known("layer", name, LAYERS)
     arguments = settings.arguments(name)
     if name not in SETTINGS or SETTINGS[name].has_bias_option:
         arguments["bias"] = bias
@@ -56,7 +60,8 @@ def configured_layer(name: str, settings: LayerSettings, *, bias: bool = True) -
 def auxiliary_loss(network: nn.Module) -> Tensor:
     """Sums the extra losses of all layers of a network: a scalar.
 
-    They depend on the parameters, and for "moe" on the last training batch. Add the sum once an update, after the forward pass.
+    The losses depend on the parameters, and for "moe" on the last training batch. Add the sum once an update, after the
+    forward pass.
     """
     methods = [getattr(layer, "auxiliary_loss", None) for layer in network.modules()]
     losses = [method() for method in methods if method is not None]

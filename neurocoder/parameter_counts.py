@@ -1,13 +1,12 @@
-"""The paper's Table 7, its parameter counts, counted from the networks of this package: `python -m neurocoder.parameter_counts`.
+"""Counts the parameters of the paper's Table 7 with the networks of this package: `python -m neurocoder.parameter_counts`.
 
-The paper and its released code state few of the widths behind that table. A verdict says how far the architecture of a
-row is established; a figure that several architectures may explain has several rows.
+The paper and its released code state few of the widths behind that table. A verdict says how well the architecture of a
+row is established. A figure that several architectures may explain has several rows.
 
-Neurocoder layers are built as released (variant="release"). What the released code registers and never calls is not
-built; its size stands beside the row.
+Neurocoder layers are built as released (variant="release"). Parameters that the released code registers and never calls
+are not built; a row names their count.
 """
 
-import math
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,9 +21,10 @@ from neurocoder.networks.densenet import DenseNet
 from neurocoder.networks.gru import GRURegressor
 from neurocoder.networks.lenet import LeNet
 from neurocoder.networks.mlp import MLP
+from neurocoder.networks.multi_head_mlp import MultiHeadMLP
 from neurocoder.networks.ntm import NTM
 from neurocoder.networks.resnet import ResNet18
-from neurocoder.output_layers import OutputLayer, output_layer
+from neurocoder.output_layers import OutputLayer, output_layer, parameter_count
 from neurocoder.random_projection import RandomProjection
 
 Verdict = Literal["exact", "cut", "fit", "near", "off", "open"]
@@ -39,34 +39,32 @@ VERDICTS: dict[Verdict, str] = {
 }
 
 
-def parameter_count(network: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(math.prod(parameter.shape) for parameter in network.parameters() if parameter.requires_grad)
-
-
 @dataclass(frozen=True)
 class Row:
     """A figure of Table 7 and a network that may be behind it."""
 
     name: str
-    published: str  # as printed
+    published: str
+    """The figure as printed."""
     verdict: Verdict
-    architecture: str  # in words
+    architecture: str
+    """The architecture in words."""
     build: Callable[..., nn.Module]
     classes: tuple[int, ...] = ()
-    """Of the data sets that the table averages over; the networks are build(classes). Empty: the network is build()."""
+    """Class counts of the data sets that the table averages over; the networks are build(classes). Empty: build()."""
     dead: int = 0
-    """Parameters that the released code registers beside ours and never calls."""
+    """The number of further parameters that the released code registers and never calls."""
 
     def count(self) -> int:
-        """Parameters of the network, of several their mean."""
-        with torch.device("meta"):  # shapes without numbers
+        """Counts the parameters of the network, or the mean of several networks."""
+        # The meta device has shapes without numbers.
+        with torch.device("meta"):
             networks = [self.build(n) for n in self.classes] if self.classes else [self.build()]
         return sum(map(parameter_count, networks)) // len(networks)
 
 
 def neurocoder(**settings: Any) -> OutputLayer:
-    return output_layer("neurocoder", variant="release", **settings)
+    return output_layer("neurocoder", variant="release", beta=None, **settings)
 
 
 # Settings of Table 6. Its "J = 1" is the linear controller, which has no gates and so no use for least_used.
@@ -93,27 +91,22 @@ def cifar_mlp(classes: int, *, output_layer: OutputLayer = nn.Linear, adapted: i
 
 
 def six_layer_lenet(classes: int) -> nn.Module:
-    """With the affine layers of the released code's lenet.py."""
+    """LeNet with the affine layers of the released code's lenet.py."""
     pool = (nn.MaxPool2d(2), nn.ReLU())
     convolutions = (nn.Conv2d(3, 20, 5, padding=2), *pool, nn.Conv2d(20, 50, 5, padding=2), *pool)
     return nn.Sequential(*convolutions, MLP((50 * 8 * 8, 500, 500, 500, classes)))
 
 
-def multi_head(*widths: int, body: OutputLayer, head: OutputLayer, tasks: int = 1) -> nn.Module:
-    """An MLP whose last layer exists once for each task."""
-    layers = MLP(widths[:-1], output_layer=body, adapted=len(widths) - 2)
-    return nn.ModuleList([layers, *(head(*widths[-2:]) for _ in range(tasks))])
-
-
 def split_mnist_network(hidden: int, *, body: OutputLayer, head: OutputLayer, tasks: int = 1) -> nn.Module:
-    return multi_head(1024, hidden, hidden, 2, body=body, head=head, tasks=tasks)
+    return MultiHeadMLP((1024, hidden, hidden), 2, tasks, hidden_layer=body, head=head)
 
 
 def split_cifar_network(classes: int, *, body: OutputLayer, head: OutputLayer) -> nn.Module:
-    return nn.ModuleList([ResNet18(), multi_head(1000, 500, 500, 500, classes, body=body, head=head)])
+    after_resnet = MultiHeadMLP((1000, 500, 500, 500), classes, 1, hidden_layer=body, head=head)
+    return nn.ModuleList([ResNet18(), after_resnet])
 
 
-CIFARS = (10, 100)
+CIFAR_CLASSES = (10, 100)
 # fmt: off
 ROWS = (
     Row("MNIST linear", "7.8K", "exact", "784-10 without bias", partial(MLP, (784, 10), output_layer=plain)),
@@ -125,35 +118,35 @@ ROWS = (
     Row("MNIST Neurocoder", "7.3K", "off", "784 projected to 200; P=5, the released class",
         lambda: mnist_network(mnist(slots=5, least_used=2)), dead=1_600),
 
-    Row("CIFAR MLP", "1.7M", "fit", "3072-512-256-classes", cifar_mlp, CIFARS),
+    Row("CIFAR MLP", "1.7M", "fit", "3072-512-256-classes", cifar_mlp, CIFAR_CLASSES),
     Row("CIFAR MLP, MOE", "15.4M", "fit", "all layers: 50 experts, hidden 64",
-        partial(cifar_mlp, output_layer=cifar_moe, adapted=3), CIFARS),
+        partial(cifar_mlp, output_layer=cifar_moe, adapted=3), CIFAR_CLASSES),
     Row("CIFAR MLP, NSM", "21.2M", "near", "all layers: P=10 K=10, the released class with F=20",
-        partial(cifar_mlp, output_layer=cifar_nsm, adapted=3), CIFARS, dead=3_634_779),
+        partial(cifar_mlp, output_layer=cifar_nsm, adapted=3), CIFAR_CLASSES, dead=3_634_779),
     Row("CIFAR MLP, Neurocoder", "1.9M", "fit", "last two layers, gates from the signal",
-        partial(cifar_mlp, output_layer=cifar(gate_from="signal"), adapted=2), CIFARS),
+        partial(cifar_mlp, output_layer=cifar(gate_from="signal"), adapted=2), CIFAR_CLASSES),
     Row("CIFAR MLP, Neurocoder", "1.9M", "off", "last layer, the released class",
-        partial(cifar_mlp, output_layer=cifar(), adapted=1), CIFARS, dead=12_032),
+        partial(cifar_mlp, output_layer=cifar(), adapted=1), CIFAR_CLASSES, dead=12_032),
 
-    Row("CIFAR LeNet", "2.1M", "fit", "conv 32, conv 64, 4096-500-84-classes", LeNet, CIFARS),
+    Row("CIFAR LeNet", "2.1M", "fit", "conv 32, conv 64, 4096-500-84-classes", LeNet, CIFAR_CLASSES),
     Row("CIFAR LeNet", "2.1M", "cut", "conv 20, conv 50, 3200-500-500-500-classes (six layers, not five)",
-        six_layer_lenet, CIFARS),
+        six_layer_lenet, CIFAR_CLASSES),
     Row("CIFAR LeNet, MOE", "12.3M", "open", "all affine layers: 50 experts, hidden 64",
-        partial(LeNet, output_layer=cifar_moe, adapted=3), CIFARS),
+        partial(LeNet, output_layer=cifar_moe, adapted=3), CIFAR_CLASSES),
     Row("CIFAR LeNet, NSM", "27.1M", "open", "all affine layers: P=10 K=10, the released class with F=20",
-        partial(LeNet, output_layer=cifar_nsm, adapted=3), CIFARS, dead=4_311_119),
+        partial(LeNet, output_layer=cifar_nsm, adapted=3), CIFAR_CLASSES, dead=4_311_119),
     Row("CIFAR LeNet, Neurocoder", "2.3M", "fit", "last two layers, gates from the signal",
-        partial(LeNet, output_layer=cifar(gate_from="signal")), CIFARS),
+        partial(LeNet, output_layer=cifar(gate_from="signal")), CIFAR_CLASSES),
 
-    Row("CIFAR DenseNet", "7.0M", "exact", "DenseNet-100, growth 12", DenseNet, CIFARS),
+    Row("CIFAR DenseNet", "7.0M", "exact", "DenseNet-100, growth 12", DenseNet, CIFAR_CLASSES),
     Row("CIFAR DenseNet, MOE", "20.5M", "open", "last layer: 80 experts, hidden 136 (no source has such a width)",
-        partial(DenseNet, output_layer=output_layer("moe", experts=80, active=5, hidden=136)), CIFARS),
+        partial(DenseNet, output_layer=output_layer("moe", experts=80, active=5, hidden=136)), CIFAR_CLASSES),
     Row("CIFAR DenseNet, NSM", "16.7M", "open", "last layer: P=50 (the largest of the search) K=5",
-        partial(DenseNet, output_layer=output_layer("nsm", slots=50, key_dim=5)), CIFARS),
+        partial(DenseNet, output_layer=output_layer("nsm", slots=50, key_dim=5)), CIFAR_CLASSES),
     Row("CIFAR DenseNet, Neurocoder", "7.3M", "fit", "last layer, gates from the signal",
-        partial(DenseNet, output_layer=cifar(gate_from="signal")), CIFARS),
+        partial(DenseNet, output_layer=cifar(gate_from="signal")), CIFAR_CLASSES),
     Row("CIFAR DenseNet, Neurocoder", "7.3M", "off", "last layer, the released class",
-        partial(DenseNet, output_layer=cifar()), CIFARS, dead=54_896),
+        partial(DenseNet, output_layer=cifar()), CIFAR_CLASSES, dead=54_896),
 
     Row("Polynomials GRU", "3.4K", "cut", "GRU 32", partial(GRURegressor, 2, 32)),
     Row("Polynomials HyperNet", "3.5K", "fit", "GRU 28, row scales from one layer 28-28",
@@ -217,7 +210,7 @@ ROWS = (
 
 
 def table() -> str:
-    """The rows for a terminal of 120 columns."""
+    """Formats the rows for a terminal of 120 columns."""
     lines = [_line("network", "published", "ours", "verdict", "architecture")]
     for row in ROWS:
         count, words = row.count(), row.architecture

@@ -1,6 +1,8 @@
-"""The Program Controller: from an input to the composition signal that reads the Program Memory.
+"""The Program Controller: maps an input to the composition signal that reads the Program Memory.
 
-The composition signal of one attention step is [queries U | queries V | queries S | integration signal], 3HK + 1 numbers.
+The composition signal of one attention step has 3HK + 1 numbers:
+[queries U | queries V | queries S | integration signal].
+
 Shapes: B inputs, J attention steps, H heads, K key width, d_c controller input. Signals have their inputs last.
 """
 
@@ -17,9 +19,8 @@ class LinearController(nn.Module):
         super().__init__()
         width = heads * key_dim
         self.signal = nn.Linear(in_features, 3 * width + 1)
-        for block in self.signal.weight.split(
-            (width, width, width, 1)
-        ):  # released: four maps, each Xavier-uniform
+        # The released code has four maps, each Xavier-uniform.
+        for block in self.signal.weight.split((width, width, width, 1)):
             nn.init.xavier_uniform_(block)
         nn.init.normal_(self.signal.bias, std=0.01)
 
@@ -29,9 +30,10 @@ class LinearController(nn.Module):
 
 
 class RecurrentController(nn.Module):
-    """The multi-step controller: an LSTM that sees the same input J times, its hidden state being the composition signal.
+    """The multi-step controller: an LSTM that sees the same input J times. Its hidden state is the composition signal.
 
-    Weights are drawn from U(-5/sqrt(d_c + h), 5/sqrt(d_c + h)), the released range (5 times the usual).
+    Weights are drawn from U(-5/sqrt(d_c + h), 5/sqrt(d_c + h)) with h = 3HK + 1, the released range, which is 5 times
+    the usual one.
     """
 
     def __init__(self, in_features: int, *, heads: int, key_dim: int, steps: int):
@@ -48,7 +50,7 @@ class RecurrentController(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, d_c) -> composition signals (J, 3HK + 1, B)."""
-        # The input is the same at every step, so its share of the gates is computed once.
+        # The input is the same at every step, so its part of the gates is computed once.
         from_input = torch.addmm((self.bias_ih + self.bias_hh).unsqueeze(1), self.weight_ih, z.T)  # (4h, B)
         h, c = self.h_0.unsqueeze(1).expand(-1, len(z)), self.c_0.unsqueeze(1)
         signals = []

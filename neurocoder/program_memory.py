@@ -1,8 +1,8 @@
 """The Program Memory: singular programs, their keys, and how a query reads them.
 
-Shapes: B inputs, J attention steps, H heads, n = JH, P slots, K key width. U, V, S: the memories of left singular vectors,
-right singular vectors and singular values. The inputs come last: the axes before them are short, and a processor works best
-on long rows.
+Shapes: B inputs, J attention steps, H heads, n = JH, P slots, K key width. U, V and S are the memories of left singular
+vectors, right singular vectors and singular values. The inputs come last: the axes before them are short, and a
+processor works best on long rows.
 """
 
 import math
@@ -13,7 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-EPSILON = 1e-6  # of the released cosine similarity
+from neurocoder.settings import NeurocoderSettings
+
+EPSILON = 1e-6
+"""The constant that the released cosine similarity adds to norms."""
 
 Variant = Literal["paper", "release"]
 
@@ -21,38 +24,30 @@ Variant = Literal["paper", "release"]
 class ProgramMemory(nn.Module):
     """`P` singular programs: slot p holds a left vector, a right vector and a raw singular value (paper, Table 2).
 
-    keys="generated": the keys of U and V are an affine map of the slot contents; keys="learned": they are parameters.
-    The keys of S are always parameters (the released code; the paper's Table 2 names a generator for all three).
-    variant="release" keeps parameters E_U, E_V beside generated keys, where only the orthogonality loss sees them.
+    keys="generated": the keys of U and V are an affine map of the slot contents.
+    keys="learned": the keys are parameters.
+    The keys of S are always parameters, as in the released code. The paper's Table 2 names a generator for all three.
+    variant="release" has parameters E_U and E_V in addition to generated keys; only the orthogonality loss uses them.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        slots: int,
-        key_dim: int,
-        keys: str,
-        gain: float,
-        variant: Variant,
-    ):
+    def __init__(self, in_features: int, out_features: int, settings: NeurocoderSettings):
         super().__init__()
-        self.generated_keys = keys == "generated"
-        key_columns = key_dim if keys == "learned" or variant == "release" else 0
+        slots, key_dim, gain = settings.slots, settings.key_dim, settings.gain
+        self.generated_keys = settings.keys == "generated"
+        key_columns = 0 if self.generated_keys and settings.variant == "paper" else key_dim
         self.M_U, self.E_U = _slots(slots, in_features, key_columns, gain)  # (P, d_in), (P, K) or None
         self.M_V, self.E_V = _slots(slots, out_features, key_columns, gain)  # (P, d_out), (P, K) or None
         self.M_S, self.E_S = _slots(slots, 1, key_dim)  # (P, 1), (P, K)
         if self.generated_keys:
             self.key_generator_U = nn.Linear(in_features, key_dim)
             self.key_generator_V = nn.Linear(out_features, key_dim)
-        self._kept: Tensor | None = None  # see `keys_kept`
+        self._cached_keys: Tensor | None = None
 
     def keys(self) -> Tensor:
         """Program keys of U, V and S, (3, P, K). They depend on parameters only."""
-        return self._keys() if self._kept is None else self._kept
+        return self._compute_keys() if self._cached_keys is None else self._cached_keys
 
-    def _keys(self) -> Tensor:
+    def _compute_keys(self) -> Tensor:
         assert self.E_S is not None
         if self.generated_keys:
             return torch.stack((self.key_generator_U(self.M_U), self.key_generator_V(self.M_V), self.E_S))
@@ -62,33 +57,32 @@ class ProgramMemory(nn.Module):
     def orthogonality_loss(self) -> Tensor:
         """|U U^T - I| + |V V^T - I| (Frobenius norms, not squared), scalar.
 
-        A row of U is a slot's content and, where the slot has key columns, those too, as in the released code; so with
-        generated keys variant="paper" regularises the contents alone.
+        A row of U is the content of a slot, followed by its key columns where there are any, as in the released code.
+        So with generated keys variant="paper" regularises the contents alone.
         """
-        return _distance_from_orthonormal_rows(_row(self.M_U, self.E_U)) + _distance_from_orthonormal_rows(
-            _row(self.M_V, self.E_V)
-        )
+        left, right = _rows(self.M_U, self.E_U), _rows(self.M_V, self.E_V)
+        return _distance_from_orthonormal_rows(left) + _distance_from_orthonormal_rows(right)
 
 
 @contextmanager
-def keys_kept(network: nn.Module) -> Iterator[None]:
-    """Within it each Program Memory of a network makes its keys once: for loops that call a layer step by step."""
+def cached_keys(network: nn.Module) -> Iterator[None]:
+    """Makes each Program Memory of a network compute its keys once, for loops that call a layer step by step."""
     memories = [module for module in network.modules() if isinstance(module, ProgramMemory)]
     for memory in memories:
-        memory._kept = memory._keys()
+        memory._cached_keys = memory._compute_keys()
     try:
         yield
     finally:
         for memory in memories:
-            memory._kept = None
+            memory._cached_keys = None
 
 
 def _slots(
     slots: int, width: int, key_columns: int, gain: float = 1.0
 ) -> tuple[nn.Parameter, nn.Parameter | None]:
-    """Contents (P, width) and keys (P, key_columns), drawn as one Xavier-uniform (P, key_columns + width) matrix.
+    """Contents (P, width) and keys (P, key_columns), drawn as one Xavier-uniform matrix (P, key_columns + width).
 
-    `gain` is of the contents.
+    The contents are multiplied by `gain`.
     """
     bound = math.sqrt(6 / (slots + key_columns + width))
     contents = nn.Parameter(gain * torch.empty(slots, width).uniform_(-bound, bound))
@@ -96,21 +90,20 @@ def _slots(
     return contents, keys
 
 
-def _row(contents: Tensor, keys: Tensor | None) -> Tensor:
+def _rows(contents: Tensor, keys: Tensor | None) -> Tensor:
     return contents if keys is None else torch.cat((keys, contents), dim=1)
 
 
 def _distance_from_orthonormal_rows(rows: Tensor) -> Tensor:
-    """|G G^T - I|_F of G (P, d), scalar."""
+    """|G G^T - I|_F of a matrix G (P, d), scalar."""
     slots, width = rows.shape
     small = rows if slots <= width else rows.T
     identity = torch.eye(len(small), dtype=rows.dtype, device=rows.device)
-    distance = torch.linalg.vector_norm(
-        torch.addmm(identity, small, small.T, beta=-1)
-    )  # its gradient at 0 is 0
-    if (
-        slots > width
-    ):  # |G G^T - I|^2 = |G^T G - I|^2 + P - d: the same non-zero spectrum, and P - d ones more
+    # The gradient of vector_norm at 0 is 0.
+    distance = torch.linalg.vector_norm(torch.addmm(identity, small, small.T, beta=-1))
+    if slots > width:
+        # Both products have the same non-zero spectrum, and G G^T has P - d more zeros. So
+        # |G G^T - I|^2 = |G^T G - I|^2 + P - d.
         distance = torch.hypot(distance, distance.new_full((), math.sqrt(slots - width)))
     return distance
 
@@ -118,12 +111,12 @@ def _distance_from_orthonormal_rows(rows: Tensor) -> Tensor:
 def scores(queries: Tensor, keys: Tensor, beta: float | Tensor, variant: Variant) -> list[Tensor]:
     """beta times the cosine of queries (J, 3, H, K, B) and keys (3, P, K): (3, H, P, B) a step.
 
-    Keys (3, P, K, B) and beta (B,) are those of each input. One tensor a step: over large batches, memory that is newly mapped
-    for one long tensor costs more than computing it.
+    Keys (3, P, K, B) and beta (B,) differ between inputs. There is one tensor for each step: over large batches, newly
+    mapped memory for one long tensor costs more than the computation.
     """
     if variant == "paper":
         return _products(_unit_length(queries, dim=-2), scaled_keys(keys, beta))
-    # The release adds an epsilon to each norm and one to their product, K times smaller than the product it stands beside.
+    # The release adds EPSILON to each norm, and EPSILON / K to the product of the norms.
     key_norms, query_norms = _length(keys, dim=2) + EPSILON, _length(queries, dim=-2) + EPSILON
     if keys.ndim == 4:
         key_norms = key_norms.squeeze(2)  # (3, P, B)
@@ -134,7 +127,7 @@ def scores(queries: Tensor, keys: Tensor, beta: float | Tensor, variant: Variant
 
 
 def scaled_keys(keys: Tensor, beta: float | Tensor) -> Tensor:
-    """Keys (3, P, K[, B]) at a length of beta: their products with unit queries are the scores of variant "paper"."""
+    """Keys (3, P, K[, B]) with length beta: their products with unit queries are the scores of variant "paper"."""
     return beta * _unit_length(keys, dim=2)
 
 
@@ -147,12 +140,14 @@ def _products(queries: Tensor, keys: Tensor) -> list[Tensor]:
 
 
 def _unit_length(vectors: Tensor, dim: int) -> Tensor:
-    return vectors * (vectors.square().sum(dim, keepdim=True) + EPSILON**2).rsqrt()  # finite gradient at zero
+    # EPSILON makes the gradient at zero finite.
+    return vectors * (vectors.square().sum(dim, keepdim=True) + EPSILON**2).rsqrt()
 
 
 def _length(vectors: Tensor, dim: int) -> Tensor:
-    """As `linalg.vector_norm`, which on a CPU is an order slower along an inner axis."""
-    return vectors.square().sum(dim, keepdim=True).clamp_min(1e-30).sqrt()  # the root of zero has no gradient
+    """Norms. On a CPU `linalg.vector_norm` is an order slower along an inner axis."""
+    # The root of zero has no gradient.
+    return vectors.square().sum(dim, keepdim=True).clamp_min(1e-30).sqrt()
 
 
 def interpolate_with_least_used(scores: list[Tensor], gates: Tensor, least_used: int) -> list[Tensor]:
@@ -160,35 +155,41 @@ def interpolate_with_least_used(scores: list[Tensor], gates: Tensor, least_used:
 
     Args:
         scores: similarity times inverse temperature, (3, H, P, B) a step.
-        gates: how much of the least-used slots is mixed in, in [0, 1], (J, 3, P, B): one gate a slot, for all heads.
-        least_used: how many least-used slots are considered (the paper's l_I), 1 <= least_used < P.
+        gates: the share of the least-used slots, in [0, 1], (J, 3, P, B): one gate for each slot and all heads.
+        least_used: the number of least-used slots considered (the paper's l_I), 1 <= least_used < P.
 
     Returns:
         Attention, (3, H, P, B) a step, in [0, 1], not normalised over the slots (as released).
     """
     candidates = torch.zeros_like(gates[0])  # (3, P, B)
-    candidates[:, :least_used] = 1  # before the first step no slot is used: the first ones are taken
+    # Before the first step no slot is used, and the first slots are the candidates.
+    candidates[:, :least_used] = 1
     usage, steps = None, []
     for step, gate in zip(scores, gates, strict=True):  # (3, H, P, B), (3, P, B)
-        # Under autocast similarities are products, so narrower than the gates; lerp takes one type.
-        peaked = _from_largest(step.to(gate.dtype)).exp()  # softmax divided by its largest entry
+        # Under autocast similarities are products, so they are narrower than the gates. lerp takes one type.
+        scores_below_largest = _subtract_largest(step.to(gate.dtype))
+        # The softmax divided by its largest entry.
+        peaked = scores_below_largest.exp()
         attention = torch.lerp(peaked, candidates.unsqueeze(1), gate.unsqueeze(1))
         steps.append(attention)
-        for head in attention.unbind(1):  # usage is the largest so far, (3, P, B)
+        # The usage of a slot is its largest attention so far, (3, P, B).
+        for head in attention.unbind(1):
             usage = head if usage is None else usage + (head - usage).relu()
         assert usage is not None
-        # Compared as usage: in single precision 1 - usage is 1 for all slots that were hardly read.
+        # Usages are compared, not 1 - usage: in single precision 1 - usage is 1 for all slots that were hardly read.
         used = usage.detach()
         threshold = used.topk(least_used + 1, dim=1, largest=False).values[:, -1:]  # (3, 1, B)
         candidates = (1 - usage) * (threshold - used).sign().relu()
     return steps
 
 
-def _from_largest(scores: Tensor) -> Tensor:
-    """scores (3, H, P, B) less the largest of them over the slots.
+def _subtract_largest(scores: Tensor) -> Tensor:
+    """scores (3, H, P, B) minus the largest of them over the slots.
 
-    Written with arithmetic, since on a CPU the gradients of `amax` and `maximum` (above), which compare, cost several times more.
+    This is arithmetic, and so is the usage above: on a CPU the gradients of `amax` and `maximum` cost several
+    times more.
     """
     below = scores - scores.detach().amax(dim=-2, keepdim=True)
-    largest = 1 + below.detach().sign()  # (3, H, P, B), 1 at the largest, where `below` is 0
-    return below - (below * largest).sum(-2, keepdim=True) / largest.sum(-2, keepdim=True)
+    # 1 at the largest score, where `below` is 0, and 0 elsewhere, (3, H, P, B).
+    is_largest = 1 + below.detach().sign()
+    return below - (below * is_largest).sum(-2, keepdim=True) / is_largest.sum(-2, keepdim=True)

@@ -1,4 +1,4 @@
-"""A fixed random projection: how the paper narrows wide inputs before a Neurocoder (MNIST, 784 -> 200)."""
+"""A fixed random projection. The paper narrows wide inputs in this way before a Neurocoder (MNIST, 784 -> 200)."""
 
 import math
 
@@ -11,7 +11,8 @@ from neurocoder.checks import check_sizes
 class RandomProjection(nn.Module):
     """z = x G with G (in_features, out_features) drawn once from N(0, 1 / in_features) and never trained.
 
-    The paper gives no scale; this one keeps the entries of z as large as those of x. G is a buffer: it is saved with the network.
+    The paper gives no scale. This scale keeps the entries of z as large as those of x. G is a buffer, so it is
+    saved with the network.
     """
 
     G: Tensor

@@ -1,6 +1,6 @@
-"""Settings of the layers: each setting's name, default, meaning and check, in one place. torch is not needed.
+"""Settings of the layers: the name, default, meaning and check of each setting. torch is not needed.
 
-`LayerSettings` is the registry: a layer that is a field there can be chosen by name everywhere.
+`LayerSettings` is the registry: every layer that is a field there can be chosen by name everywhere.
 """
 
 from __future__ import annotations
@@ -16,54 +16,56 @@ if TYPE_CHECKING:
     from torch import nn
 
 Named = Callable[[str], str]
-"""Maps the name of a setting to the name that an error shows, such as its command-line flag."""
+"""A function from the name of a setting to the name that an error shows, such as its command-line flag."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Base of the settings of one layer."""
+    """The base class for the settings of one layer."""
 
     has_bias_option: ClassVar[bool] = True
-    """False: the layer always has a bias."""
+    """Whether the layer can be made without a bias."""
 
     def check(self, named: Named = str) -> None:
         """Raises ValueError for the first setting that is out of range."""
 
     @classmethod
     def layer(cls) -> type[nn.Module]:
-        """The layer's class. It is imported here, because torch takes seconds to import."""
+        """Returns the layer's class. The import stands here, because torch takes seconds to import."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class NeurocoderSettings(Settings):
-    """The Neurocoder layer. The defaults are the paper's for Atari (Table 6)."""
+    """Settings of the Neurocoder layer. The defaults are those of the paper for Atari (Table 6)."""
 
     slots: int = 80
-    """P, the number of singular programs in memory."""
+    """The number of singular programs in the memory (P)."""
     key_dim: int = 3
-    """K, the width of keys and queries."""
+    """The width of keys and queries (K)."""
     heads: int = 15
-    """H, the number of attention heads. A program has rank heads * max(steps, 1)."""
+    """The number of attention heads (H). A program has rank heads * max(steps, 1)."""
     steps: int = 0
-    """J, the number of recurrent attention steps. 0 is the linear controller, which the paper labels J = 1."""
+    """The number of recurrent attention steps (J). 0 is the linear controller, which the paper labels J = 1."""
     least_used: int = 0
-    """l_I, the number of least-used slots considered at each step. 0 switches usage-based attention off. The linear controller takes
-    one step and ignores it."""
+    """The number of least-used slots considered at each step (l_I). 0 switches usage-based attention off. The linear
+    controller ignores this setting."""
     gate_from: Literal["input", "signal"] = "input"
-    """The source of the gates between attention and least-used slots: the input (the released code, one gate for all steps) or the
-    composition signal (the paper's text, a gate for each step; its parameter counts for MNIST and CIFAR fit this)."""
+    """Source of the gates between attention and least-used slots. "input", as in the released code, has one gate
+    for all steps. "signal", the composition signal of the paper's text, has a gate for each step."""
     residual: bool = True
-    """Add the gated residual program R."""
+    """Add the gated residual program, a matrix R that is the same for all inputs."""
     keys: Literal["generated", "learned"] = "generated"
     """Compute the keys from the slot contents, or learn them as parameters."""
     gain: float = 1.0
-    """Gain of the initial vectors. The first programs scale with its square. The released code has 1."""
+    """Factor of the initial vectors in the memory. The first programs scale with its square. The released code
+    has 1."""
     beta: float | None = 10.0
-    """Inverse temperature of the attention. None takes the released code's: 10 / K with the recurrent controller and 1 / K with the
-    linear one, where attention is nearly uniform."""
+    """Inverse temperature of the attention: a larger value is sharper. None takes the value of the released code.
+    That is 10 / key_dim with the recurrent controller, and 1 / key_dim with the linear one, where attention is
+    nearly uniform."""
     orthogonality_weight: float = 0.1
-    """a, the weight of the orthogonality loss."""
+    """Weight of the orthogonality loss (a)."""
     variant: Literal["paper", "release"] = "paper"
     """Follow the paper or the released code where they differ."""
 
@@ -94,14 +96,14 @@ class NeurocoderSettings(Settings):
 
 @dataclass(frozen=True)
 class HyperNetSettings(Settings):
-    """The HyperNet layer. The defaults fit the paper's parameter count for Atari (Table 7)."""
+    """Settings of the HyperNet layer. The defaults fit the paper's parameter count for Atari (Table 7)."""
 
     has_bias_option = False
 
     scale: Literal["rows", "elements"] = "elements"
     """Scale the rows of the weight matrix, or each of its elements."""
     hidden: int | None = 64
-    """Hidden width of the network that scales the weights. None: a single affine map."""
+    """Hidden width of the network that computes the scales. None: a single affine map computes them."""
 
     def check(self, named: Named = str) -> None:
         check_at_least(named("hidden"), self.hidden, 1)
@@ -116,12 +118,12 @@ class HyperNetSettings(Settings):
 
 @dataclass(frozen=True)
 class FiLMSettings(Settings):
-    """The FiLM layer."""
+    """Settings of the FiLM layer."""
 
     has_bias_option = False
 
     hidden: int | None = 64
-    """Hidden width of the network that modulates the outputs. None: a single affine map."""
+    """Hidden width of the network that scales and shifts the outputs. None: a single affine map does so."""
 
     def check(self, named: Named = str) -> None:
         check_at_least(named("hidden"), self.hidden, 1)
@@ -135,18 +137,18 @@ class FiLMSettings(Settings):
 
 @dataclass(frozen=True)
 class MixtureOfExpertsSettings(Settings):
-    """The mixture of experts. The defaults fit the paper's parameter count for CIFAR (Table 7)."""
+    """Settings of the mixture of experts. The defaults fit the paper's parameter count for CIFAR (Table 7)."""
 
     has_bias_option = False
 
     experts: int = 50
-    """N, the number of experts."""
+    """The number of experts (N)."""
     active: int = 5
-    """k, the number of experts that are computed for an input."""
+    """The number of experts that are computed for an input (k)."""
     hidden: int = 64
     """Hidden width of an expert."""
     balance_weight: float = 0.01
-    """Weight of the importance and load losses."""
+    """Weight of the losses that spread inputs evenly over the experts (importance and load)."""
 
     def check(self, named: Named = str) -> None:
         for name in ("experts", "active", "hidden"):
@@ -166,16 +168,16 @@ class MixtureOfExpertsSettings(Settings):
 
 @dataclass(frozen=True)
 class StoredProgramSettings(Settings):
-    """NSM, the stored-program layer. The defaults come near the paper's parameter count for CIFAR (Table 7)."""
+    """Settings of NSM, the stored-program layer. The defaults come near the paper's count for CIFAR (Table 7)."""
 
     slots: int = 10
-    """P, the number of stored programs."""
+    """The number of stored programs (P)."""
     key_dim: int = 10
-    """K, the width of keys and queries."""
+    """The width of keys and queries (K)."""
     key_loss_weight: float = 0.0
-    """Weight of the mean pairwise cosine of the keys (the NSM paper: 0.1, decaying)."""
+    """Weight of a loss that keeps keys apart, their mean pairwise cosine. The NSM paper has 0.1, decaying."""
     variant: Literal["paper", "release"] = "paper"
-    """"release" divides the cosine by K, as the released code does."""
+    """Follow the paper or the released code, which divides the cosine of query and key by key_dim."""
 
     def check(self, named: Named = str) -> None:
         for name in ("slots", "key_dim"):
@@ -192,10 +194,10 @@ class StoredProgramSettings(Settings):
 
 @dataclass(frozen=True)
 class LayerSettings:
-    """The settings of every layer that a network can have. A new layer is one more field here."""
+    """The settings of every layer. A new layer is one more field here."""
 
     neurocoder: NeurocoderSettings = field(default_factory=NeurocoderSettings)
-    """Settings of the Neurocoder layer. The low-rank control has its rank and initial scale."""
+    """Settings of the Neurocoder layer. The low-rank control takes its rank and initial scale from them."""
     hypernet: HyperNetSettings = field(default_factory=HyperNetSettings)
     """Settings of the HyperNet layer."""
     film: FiLMSettings = field(default_factory=FiLMSettings)
@@ -211,7 +213,7 @@ class LayerSettings:
             getattr(self, group).check(lambda name, group=group: named(f"{group}.{name}"))
 
     def arguments(self, layer: str) -> dict[str, Any]:
-        """The keyword arguments of a layer by name. "lowrank" takes the Neurocoder's."""
+        """Returns the keyword arguments of a layer. "lowrank" has those of the Neurocoder layer."""
         group = {"mlp": None, "lowrank": "neurocoder"}.get(layer, layer)
         return asdict(getattr(self, group)) if group else {}
 
@@ -219,4 +221,5 @@ class LayerSettings:
 SETTINGS: dict[str, type[Settings]] = {f.name: f.default_factory for f in fields(LayerSettings)}  # type: ignore[misc]
 """The settings class of each layer that has settings, by name."""
 LAYERS = ("mlp", *SETTINGS, "lowrank")
-"""The layers by name: "mlp" is a plain affine map, "lowrank" a static map of the Neurocoder's rank and initial scale."""
+"""The names of the layers. "mlp" is a plain affine map. "lowrank" is a static map with the rank and initial scale of a
+Neurocoder layer."""

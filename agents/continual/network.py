@@ -1,40 +1,11 @@
 """The network of a continual-learning run: an MLP with one head for all tasks, or one for each."""
 
-import itertools
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from agents.continual.config import ContinualConfig
-from neurocoder import OutputLayer, auxiliary_loss
+from neurocoder.networks.multi_head_mlp import MultiHeadMLP
 from neurocoder.output_layers import configured_layer
-
-
-class MultiHeadMLP(nn.Module):
-    """Hidden layers with ReLU, then a head.
-
-    Args:
-        widths: of input and hidden layers.
-        classes: outputs of each head.
-    """
-
-    def __init__(
-        self, widths: Sequence[int], classes: int, heads: int, *, hidden_layer: OutputLayer, head: OutputLayer
-    ):
-        super().__init__()
-        self.hidden = nn.ModuleList(hidden_layer(*pair) for pair in itertools.pairwise(widths))
-        self.heads = nn.ModuleList(head(widths[-1], classes) for _ in range(heads))
-
-    def forward(self, x: Tensor, head: int) -> tuple[Tensor, Tensor]:
-        """(B, widths[0]) -> logits (B, classes) of a head, and the extra losses of all layers and all heads, scalar."""
-        return self.logits(x, head), auxiliary_loss(self)
-
-    def logits(self, x: Tensor, head: int) -> Tensor:
-        """(B, widths[0]) -> (B, classes)."""
-        for layer in self.hidden:
-            x = layer(x).relu()
-        return self.heads[head](x)
 
 
 def build_network(config: ContinualConfig, features: int, classes: int, heads: int) -> MultiHeadMLP:

@@ -1,1 +1,1 @@
-"""The layers that Neurocoder is compared with, under the same contract."""
+"""The layers that Neurocoder is compared with. Each is a drop-in for `nn.Linear`."""

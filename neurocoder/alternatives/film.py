@@ -1,6 +1,6 @@
 """FiLM: feature-wise modulation of the output layer's activation (paper, appendix; Perez et al. 2018).
 
-(gamma, delta) = f(x), y = gamma (.) (x W + b) + delta, f an MLP of one or two layers with ReLU.
+(gamma, delta) = f(x) and y = gamma (.) (x W + b) + delta, where f is an MLP of one or two layers with ReLU.
 """
 
 from typing import Any
@@ -15,10 +15,11 @@ class FiLMLinear(nn.Module):
     """A drop-in for `nn.Linear` whose outputs are scaled and shifted for every input. Starts as the plain layer.
 
     Args:
-        settings: the fields of `neurocoder.settings.FiLMSettings`, by name.
+        settings: fields of `neurocoder.settings.FiLMSettings` by name. Its defaults hold for those left out.
 
     Raises:
-        ValueError: a size or setting out of range.
+        TypeError: a setting is unknown.
+        ValueError: a setting is out of range. The message names it.
     """
 
     def __init__(self, in_features: int, out_features: int, **settings: Any):
@@ -29,7 +30,8 @@ class FiLMLinear(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         self.linear = nn.Linear(in_features, out_features)
         last = nn.Linear(s.hidden or in_features, 2 * out_features)
-        nn.init.zeros_(last.weight)  # no source gives an initialisation: gamma = 1, delta = 0
+        # No source gives an initialisation. This one starts with gamma = 1 and delta = 0.
+        nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         nn.init.ones_(last.bias[:out_features])
         self.modulation = (

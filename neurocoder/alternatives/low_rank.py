@@ -1,7 +1,8 @@
-"""A static low-rank map: the control that tells composition from low rank.
+"""A static low-rank map: the control that separates the effect of composition from that of low rank.
 
-A Neurocoder layer's program has rank n and a certain scale at initialisation. This layer has the same rank and scale, but the
-same weights for every input: what Neurocoder gains over it is due to composing programs.
+The program of a Neurocoder layer has rank n and a certain scale at initialisation. This layer has the same rank
+and scale, but the same weights for every input. So a gain of Neurocoder over this layer is due to composing
+programs.
 """
 
 import math
@@ -18,12 +19,12 @@ class LowRankLinear(nn.Module):
     """A drop-in for `nn.Linear` with weights U V, U (d_in, rank) and V (rank, d_out).
 
     Args:
-        rank: n; of a Neurocoder layer, heads * max(steps, 1).
-        weight_deviation: standard deviation of the entries of U V at initialisation; None for a plain layer's,
-            1 / sqrt(3 d_in).
+        rank: n. The program of a Neurocoder layer has rank heads * max(steps, 1).
+        weight_deviation: standard deviation of the entries of U V at initialisation. None: 1 / sqrt(3 d_in), as in a
+            plain layer.
 
     Raises:
-        ValueError: a setting out of range, naming it.
+        ValueError: a setting is out of range. The message names it.
     """
 
     def __init__(
@@ -59,13 +60,14 @@ class LowRankLinear(nn.Module):
 def low_rank_control(
     in_features: int, out_features: int, *, bias: bool = True, **neurocoder: Any
 ) -> LowRankLinear:
-    """The control for a `NeurocoderLinear` of these settings: its rank, and at initialisation its scale.
+    """Makes the control for a `NeurocoderLinear` of these settings, with its rank and its initial scale.
 
-    The scale is measured on a layer drawn for it, with normally distributed inputs. The residual program is left out: it is
-    neither low-rank nor composed.
+    The scale is measured on a layer drawn for this purpose, with normally distributed inputs. The residual
+    program is left out, because it is neither low-rank nor composed.
 
     Raises:
-        ValueError: a setting out of range, or `controller_features`: the control has no controller.
+        TypeError: a setting is unknown.
+        ValueError: a setting is out of range, or `controller_features` is among them: the control has no controller.
     """
     if neurocoder.get("controller_features") is not None:
         raise ValueError("controller_features: the low-rank control has no controller; leave it out")

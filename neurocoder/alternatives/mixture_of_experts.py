@@ -1,9 +1,12 @@
 """Sparse mixture of experts with noisy top-k gating (Shazeer et al. 2017), the paper's "MOE".
 
-logits = x W_g + eps softplus(x W_n), eps standard normal, in training; x W_g in evaluation. The k largest of their softmax,
-renormalised, weigh k experts; only those are computed. Where the port that the paper used compares softmaxed thresholds with
-raw logits, logits are compared with logits here; its expert's softmax is left out, since ours emits logits or hidden units.
-Shapes: B inputs, N experts, k chosen.
+In training logits = x W_g + eps softplus(x W_n), with eps standard normal. In evaluation logits = x W_g. The k
+largest entries of their softmax, renormalised, weigh k experts. Only those experts are computed.
+
+The port that the paper used compares softmaxed thresholds with raw logits; here logits are compared with
+logits. The softmax of that port's experts is left out, because the experts here emit logits or hidden units.
+
+Shapes: B inputs, N experts, k of them chosen.
 """
 
 from typing import Any
@@ -15,7 +18,8 @@ from torch import Tensor, nn
 from neurocoder.checks import check_sizes, check_width
 from neurocoder.settings import MixtureOfExpertsSettings
 
-NOISE_FLOOR = 0.01  # smallest standard deviation of the gating noise
+NOISE_FLOOR = 0.01
+"""Smallest standard deviation of the gating noise."""
 
 
 class MixtureOfExpertsLinear(nn.Module):
@@ -24,10 +28,12 @@ class MixtureOfExpertsLinear(nn.Module):
     An expert is an MLP with one hidden layer of ReLUs.
 
     Args:
-        settings: the fields of `neurocoder.settings.MixtureOfExpertsSettings`, by name.
+        settings: fields of `neurocoder.settings.MixtureOfExpertsSettings` by name. Its defaults hold for those
+            left out.
 
     Raises:
-        ValueError: a setting out of range, naming it.
+        TypeError: a setting is unknown.
+        ValueError: a setting is out of range. The message names it.
     """
 
     def __init__(self, in_features: int, out_features: int, **settings: Any):
@@ -50,7 +56,7 @@ class MixtureOfExpertsLinear(nn.Module):
         check_width("x", x, self.in_features)
         leading, x = x.shape[:-1], x.reshape(-1, self.in_features)  # (B, d_in)
         weights, chosen = self._route(x)  # (B, k) each
-        # Sorted by expert, so that each finds its inputs side by side and rows are gathered and scattered once.
+        # Sorted by expert, so that the inputs of an expert lie side by side, and rows are gathered and scattered once.
         by_expert = chosen.flatten().argsort(stable=True)  # (Bk,)
         rows = by_expert // self.active
         loads = chosen.flatten().bincount(minlength=len(self.experts)).tolist()
@@ -63,22 +69,23 @@ class MixtureOfExpertsLinear(nn.Module):
     def auxiliary_loss(self) -> Tensor:
         """Weighted CV^2(importance) + CV^2(load) of the last training batch, scalar.
 
-        It is given out once: without a new training batch it is 0. In a recurrent network, the last batch is that of the last
-        step.
+        A second call without a new training batch returns 0. In a recurrent network, the last batch is that of
+        the last step.
         """
         balance, self._balance = self._balance, None
         return self.gate.new_zeros(()) if balance is None else self.balance_weight * balance
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies: without the last batch's graph, which cannot be copied."""
+        """Leaves out the graph of the last batch, which cannot be copied."""
         return self.__dict__ | {"_balance": None}
 
     def _route(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights and numbers of the chosen experts, (B, k) each."""
+        """Chooses k experts for each input. Returns their weights and indices, (B, k) each."""
         clean = x @ self.gate  # (B, N)
         if not self.training:
             logits, chosen = clean.topk(self.active, dim=-1)
-            return logits.softmax(dim=-1), chosen  # the softmax over all, renormalised over the chosen
+            # The softmax over all experts, renormalised over the chosen ones.
+            return logits.softmax(dim=-1), chosen
         deviation = F.softplus(x @ self.noise) + NOISE_FLOOR
         noisy = clean + torch.randn_like(clean) * deviation
         top, best = noisy.topk(min(self.active + 1, noisy.shape[-1]), dim=-1)
@@ -89,11 +96,16 @@ class MixtureOfExpertsLinear(nn.Module):
         return weights, chosen
 
     def _chances(self, clean: Tensor, noisy: Tensor, deviation: Tensor, top: Tensor) -> Tensor:
-        """(B, N): the probability that an expert is among the top k if its own noise is drawn again; `top` are k + 1 of `noisy`."""
+        """The probability (B, N) that an expert is among the top k when its noise alone is drawn again.
+
+        Args:
+            top: the k + 1 largest entries of `noisy`, (B, k + 1).
+        """
         if self.active == noisy.shape[-1]:
             return torch.ones_like(noisy)
-        last_in, first_out = top[:, -2:-1], top[:, -1:]  # the k-th and the (k+1)-th
-        threshold = torch.where(noisy > first_out, first_out, last_in)  # what it has to beat without itself
+        last_in, first_out = top[:, -2:-1], top[:, -1:]
+        # The k-th largest of the other experts' logits.
+        threshold = torch.where(noisy > first_out, first_out, last_in)
         return torch.special.ndtr((clean - threshold) / deviation)
 
     def extra_repr(self) -> str:
@@ -101,7 +113,7 @@ class MixtureOfExpertsLinear(nn.Module):
 
 
 def _squared_variation(amounts: Tensor) -> Tensor:
-    """Squared coefficient of variation of (N,), 0 for one expert."""
+    """Squared coefficient of variation of amounts (N,); 0 for a single expert."""
     if len(amounts) == 1:
         return amounts.new_zeros(())
     return amounts.var() / (amounts.mean().square() + 1e-10)

@@ -1,7 +1,9 @@
 """NSM, Neural Stored-program Memory: a soft mixture of whole weight matrices (Le et al. 2020).
 
-k_p = tanh(E_p), q = tanh(x W_q + b_q), strength = softplus(x w_s + b_s), a = softmax_p(strength cos(q, k_p)),
-y = x sum_p a_p M_p (+ sum_p a_p c_p). Computed as sum_p a_p (x M_p): one product with all programs, no matrix per input.
+k_p = tanh(E_p), q = tanh(x W_q + b_q), strength = softplus(x w_s + b_s), a = softmax_p(strength cos(q, k_p))
+and y = x sum_p a_p M_p (+ sum_p a_p c_p). The layer computes sum_p a_p (x M_p): one product with all programs,
+and no matrix for each input.
+
 Shapes: B inputs, P programs, K key width.
 """
 
@@ -20,15 +22,16 @@ from neurocoder.settings import StoredProgramSettings
 class StoredProgramLinear(nn.Module):
     """A drop-in for `nn.Linear` that mixes `slots` stored weight matrices for every input.
 
-    Keys and programs are drawn as one Xavier-uniform (gain 1.4) matrix with a program flattened into a row, as released;
-    its bound is about ten times smaller than a plain layer's.
+    Keys and programs are drawn as one Xavier-uniform matrix (gain 1.4), in which a row is a flattened program,
+    as released. The bound of its entries is about ten times smaller than in a plain layer.
 
     Args:
-        bias: let each program carry a bias.
-        settings: the fields of `neurocoder.settings.StoredProgramSettings`, by name.
+        bias: give each program a bias.
+        settings: fields of `neurocoder.settings.StoredProgramSettings` by name. Its defaults hold for those left out.
 
     Raises:
-        ValueError: a setting out of range, naming it.
+        TypeError: a setting is unknown.
+        ValueError: a setting is out of range. The message names it.
     """
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = True, **settings: Any):
@@ -53,7 +56,7 @@ class StoredProgramLinear(nn.Module):
         """(..., d_in) -> (..., d_out)."""
         check_width("x", x, self.in_features)
         leading, x = x.shape[:-1], x.reshape(-1, self.in_features)  # (B, d_in)
-        attention = self._attention(x)  # (B, P)
+        attention = self.attention(x)  # (B, P)
         by_program = F.linear(x, self.programs.flatten(0, 1))  # (B, P d_out)
         by_program = by_program.unflatten(-1, (-1, self.out_features))  # (B, P, d_out)
         if self.biases is not None:
@@ -69,7 +72,8 @@ class StoredProgramLinear(nn.Module):
         cosines = keys @ keys.T
         return self.key_loss_weight * (cosines.sum() - cosines.trace()) / max(pairs, 1)
 
-    def _attention(self, x: Tensor) -> Tensor:
+    def attention(self, x: Tensor) -> Tensor:
+        """Weights of the programs (B, P) for x (B, d_in)."""
         query = F.normalize(self.query(x).tanh(), dim=-1, eps=EPSILON)
         keys = F.normalize(self.keys.tanh(), dim=-1, eps=EPSILON)
         return (self.beta * F.softplus(self.strength(x)) * (query @ keys.T)).softmax(dim=-1)

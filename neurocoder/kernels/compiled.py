@@ -1,7 +1,8 @@
-"""C++ beside the Python that calls it, where there is a compiler; elsewhere torch does the same.
+"""Compiles and loads the C++ sources of this folder. Where there is no compiler, torch does the same work.
 
-A source is compiled at its first use, in a few seconds, by the `c++` of this machine, and kept in the cache folder
-(XDG_CACHE_HOME, else ~/.cache). NEUROCODER_FUSED=0 in the environment switches all of it off.
+A source is compiled at its first use, in a few seconds, by the `c++` of this machine. The result stays in the
+cache folder (XDG_CACHE_HOME, else ~/.cache). NEUROCODER_FUSED=0 in the environment switches all compiled code
+off.
 """
 
 import ctypes
@@ -18,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-# Strict enough that sums keep their order; without `errno` and traps a loop becomes vector instructions.
-FLAGS = (
+# These flags keep the order of sums. Without `errno` and traps a loop becomes vector instructions.
+COMPILER_FLAGS = (
     "-O3",
     "-march=native",
     "-fno-math-errno",
@@ -30,12 +31,13 @@ FLAGS = (
     "-shared",
 )
 
-TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}  # the compiled code's names for them
+DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+"""The types that compiled functions exist for, and the names of these types there."""
 
 
 @functools.cache
 def library(source: Path) -> ctypes.CDLL | None:
-    """The compiled code; None where it is switched off or cannot be had."""
+    """Loads the compiled code. Returns None where it is switched off or cannot be compiled."""
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None or os.environ.get("NEUROCODER_FUSED") == "0":
         return None
@@ -46,18 +48,26 @@ def library(source: Path) -> ctypes.CDLL | None:
 
 
 def _compile(source: Path, compiler: str) -> Path:
-    """The shared library, from the cache or made now. Raises OSError, SubprocessError; RuntimeError for a user without a home."""
+    """Returns the path of the shared library in the cache, and compiles it first where needed.
+
+    Raises:
+        OSError, SubprocessError: compiling fails.
+        RuntimeError: the user has no home folder.
+    """
     cpu = next((line for line in _lines("/proc/cpuinfo") if line.startswith("flags")), platform.processor())
-    key = hashlib.sha256("\0".join((compiler, *FLAGS, cpu, source.read_text())).encode()).hexdigest()[:16]
+    key = hashlib.sha256(
+        "\0".join((compiler, *COMPILER_FLAGS, cpu, source.read_text())).encode()
+    ).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neurocoder"
     target = cache / f"{source.stem}-{key}.so"
     if not target.is_file():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as folder:
-            made = Path(folder) / target.name
-            command = [compiler, *FLAGS, str(source), "-o", str(made)]
+            output = Path(folder) / target.name
+            command = [compiler, *COMPILER_FLAGS, str(source), "-o", str(output)]
             subprocess.run(command, check=True, capture_output=True, timeout=120)
-            os.replace(made, target)  # whole or not at all, also if several processes do it
+            # Atomic, so several processes may compile at once.
+            os.replace(output, target)
     return target
 
 
@@ -69,7 +79,7 @@ def _lines(path: str) -> list[str]:
 
 
 def takes(*tensors: Tensor) -> bool:
-    """Whether compiled code can have these: on a CPU, and not within a torch transform."""
+    """Returns whether compiled code can take these: they are on a CPU, and no torch transform is active."""
     return (
         all(tensor.device.type == "cpu" for tensor in tensors)
         and not torch.compiler.is_compiling()
@@ -78,11 +88,12 @@ def takes(*tensors: Tensor) -> bool:
 
 
 def address(tensor: Tensor | None) -> ctypes.c_void_p:
+    """Returns the address of a tensor's numbers, or a null pointer for None."""
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
 def function(source: Path, name: str, dtype: torch.dtype) -> Callable[..., None]:
-    """Function `name` of a source that is compiled, for numbers of one of TYPES."""
+    """Returns the function `name` of a compiled source, for numbers of one of `DTYPE_NAMES`."""
     code = library(source)
     assert code is not None
-    return getattr(code, f"{name}_{TYPES[dtype]}")
+    return getattr(code, f"{name}_{DTYPE_NAMES[dtype]}")

@@ -15,7 +15,7 @@ constexpr int LANES = 8;
 #else
 constexpr int LANES = 4;
 #endif
-constexpr int K = 5, TAPS = K * K, CORNERS = 4, BLOCK = 2 * LANES;  // the convolution's pass is over so many channels
+constexpr int K = 5, TAPS = K * K, CORNERS = 4, BLOCK = 2 * LANES;  // the convolution takes BLOCK channels at a time
 constexpr uint8_t NONE = 4;
 
 typedef float Vector __attribute__((vector_size(4 * LANES)));

@@ -6,19 +6,21 @@ import torch
 from torch import Tensor
 
 from neurocoder.kernels import compiled
-from neurocoder.kernels.compiled import TYPES, address
+from neurocoder.kernels.compiled import DTYPE_NAMES, address
 
 SOURCE = Path(__file__).with_name("conv_pool_relu.cpp")
-KERNEL, BLOCK = (5, 5), 32  # the compiled code's kernel, and a multiple of the channels it takes at a time
+KERNEL_SIZE = (5, 5)
+CHANNEL_MULTIPLE = 32
+"""The compiled code takes output channels in blocks whose size divides this."""
 
 
 def conv_pool_relu(
     x: Tensor, weight: Tensor, bias: Tensor, padding: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """`F.relu(F.max_pool2d(F.conv2d(x, weight, bias, padding=padding), 2))`, (N, 1, H, W) -> (N, C, H' // 2, W' // 2), channels
-    last, as `dtype`; and `chosen`, as of `pool_relu`. It computes in fp32 and only rounds the outcome. Outside autograd.
+    """Returns `F.relu(F.max_pool2d(F.conv2d(x, weight, bias, padding=padding), 2))` and `chosen`. Not for autograd.
 
-    Only for what is `usable`.
+    Maps (N, 1, H, W) to (N, C, H' // 2, W' // 2), channels last. Computes in fp32 and rounds the result to
+    `dtype`. `chosen` is that of `pool_relu`. The arguments must be `usable`.
     """
     (N, _, H, W), (C, _, K, _) = x.shape, weight.shape
     x, bias = x.contiguous(), bias.contiguous()
@@ -35,7 +37,7 @@ def conv_pool_relu(
 def conv_pool_relu_backward(
     gradient: Tensor, chosen: Tensor, x: Tensor, kernel: int, padding: int
 ) -> tuple[Tensor, Tensor]:
-    """The gradient of the output -> in fp32 that of the weight (C, 1, K, K) and that of the bias (C,)."""
+    """The gradient of the output -> gradients of weight (C, 1, K, K) and bias (C,) in fp32."""
     (N, _, H, W), C, K = x.shape, gradient.shape[1], kernel
     x, gradient = x.contiguous(), gradient.contiguous(memory_format=torch.channels_last)
     d_taps, d_bias = x.new_empty((N, K * K, C)), x.new_empty((N, C))
@@ -46,12 +48,12 @@ def conv_pool_relu_backward(
 
 
 def usable(x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the compiled code can take it."""
+    """Returns whether the compiled code can take these."""
     return (
         x.dtype == weight.dtype == torch.float32
-        and dtype in TYPES
-        and weight.shape[1:] == (1, *KERNEL)
-        and weight.shape[0] % BLOCK == 0
+        and dtype in DTYPE_NAMES
+        and weight.shape[1:] == (1, *KERNEL_SIZE)
+        and weight.shape[0] % CHANNEL_MULTIPLE == 0
         and compiled.takes(x, weight)
         and compiled.library(SOURCE) is not None
     )

@@ -78,7 +78,7 @@ struct Gradients {
   float *signal, *keys, *gates, *in_slots, *M_S;  // shaped like `Tensors`; to keys and M_S is added, the rest is written
 };
 
-// Zeroed arrays of so many Lanes each, on aligned addresses in one piece of memory.
+// Zeroed arrays of Lanes with given lengths, on aligned addresses in one piece of memory.
 std::vector<float> carve(std::initializer_list<std::pair<Lanes **, size_t>> parts) {
   size_t rows = 1;
   for (auto &part : parts) rows += part.second;

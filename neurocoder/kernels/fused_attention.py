@@ -1,4 +1,7 @@
-"""The layer's attention as one compiled pass over the inputs: single precision, on a CPU; see `usable` and `neurocoder.kernels.compiled`."""
+"""The attention of the Neurocoder layer as one compiled pass over the inputs, in single precision on a CPU.
+
+`usable` says when. `neurocoder.kernels.compiled` compiles the source.
+"""
 
 import ctypes
 from pathlib import Path
@@ -27,11 +30,15 @@ class _Gradients(ctypes.Structure):
 
 
 def library() -> ctypes.CDLL | None:
+    """Loads the compiled code. Returns None where there is none."""
     return compiled.library(SOURCE)
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether `attend` can take these: single precision, on a CPU, not within a torch transform, and compiled."""
+    """Returns whether `attend` can take these tensors.
+
+    It needs compiled code, single precision and a CPU. No torch transform or autocast may be active.
+    """
     return (
         all(tensor.dtype == torch.float32 for tensor in tensors)
         and compiled.takes(*tensors)
@@ -50,17 +57,17 @@ def attend(
     heads: int,
     least_used: int,
 ) -> tuple[Tensor, Tensor]:
-    """From the composition signal to the slots that the output is made of.
+    """Computes the slots' shares of the output from the composition signal.
 
     Args:
         signal: (J, 3HK + 1, B); its last row is not used here.
-        keys: program keys (3, P, K) at a length of beta.
+        keys: program keys (3, P, K) with length beta.
         gates: (J or 1, 3, P, B), in [0, 1]; None without least-used slots.
         in_slots: x M_U^T, (P, B).
         M_S: raw singular values (P, 1).
 
     Returns:
-        What multiplies M_V, (P, B), and the smallest singular values (B). They can be differentiated once.
+        What multiplies M_V, (P, B), and the smallest singular values (B,). Both have a first derivative only.
     """
     out_slots, smallest = _Attend.apply(signal, keys, gates, in_slots, M_S, heads, least_used)
     return out_slots, smallest
@@ -99,8 +106,9 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, d_out_slots: Tensor, d_smallest: Tensor) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
         signal, keys, gates, in_slots, M_S = tensors
+        # The compiled code leaves the gradient of the signal's last row at 0. It adds to the gradients of keys and M_S.
         gradients = (
-            torch.zeros_like(signal),  # the row that is not used stays 0
+            torch.zeros_like(signal),
             torch.zeros_like(keys),
             None if gates is None else torch.empty_like(gates),
             torch.empty_like(in_slots),
@@ -120,7 +128,7 @@ class _Attend(torch.autograd.Function):
 
 
 def _described(ctx: Any, tensors: Any) -> tuple[Any, Any]:
-    """The C structures of sizes and tensors."""
+    """Makes the C structures of sizes and tensors."""
     signal, keys, gates, in_slots, _ = tensors
     sizes = _Sizes(
         J=len(signal),
@@ -136,5 +144,5 @@ def _described(ctx: Any, tensors: Any) -> tuple[Any, Any]:
 
 
 def _threads(in_slots: Tensor) -> int:
-    """torch's, but not more than there are blocks of 8 inputs."""
+    """Returns torch's number of threads, but at most one for each block of 8 inputs."""
     return max(1, min(torch.get_num_threads(), -(-in_slots.shape[1] // 8)))

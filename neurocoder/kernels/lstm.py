@@ -9,23 +9,28 @@ from torch.autograd.function import once_differentiable
 
 
 class LSTMWeights(NamedTuple):
-    """Weights as in `torch.nn.LSTMCell`, in the precision that products with them are computed in."""
+    """Weights as in `torch.nn.LSTMCell`, in the precision of the products with them."""
 
-    input: Tensor  # (4H, D)
-    hidden: Tensor  # (4H, H)
-    bias: Tensor  # (4H,), the sum of both
+    input: Tensor
+    """(4H, D)."""
+    hidden: Tensor
+    """(4H, H)."""
+    bias: Tensor
+    """The sum of both biases, (4H,)."""
 
 
-def lstm(x: Tensor, weights: LSTMWeights, h: Tensor, c: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """x (T, N, D) -> hidden (T, N, H) and the last cell state (N, H).
+def lstm_forward(
+    x: Tensor, weights: LSTMWeights, h: Tensor, c: Tensor, keep: Tensor
+) -> tuple[Tensor, Tensor]:
+    """x (T, N, D) -> hidden (T, N, H) and the last cell state (N, H), with first derivatives only.
 
-    The gradient of a weight is one product over all steps; autograd would add up T matrices as large as the recurrent weights.
-    First derivatives only.
+    The gradient of a weight is one product over all steps. Autograd would add up T matrices as large as the
+    recurrent weights.
 
     Args:
-        weights: all but products with them is computed in the precision of `x`.
+        weights: products with them have their precision, all else has the precision of `x`.
         h, c: (N, H), the state before the first step.
-        keep: (T, N, 1), what the state is multiplied by before each step: 0 where a sequence begins anew, else 1.
+        keep: (T, N, 1), factors of the state before each step: 0 where a sequence restarts, else 1.
     """
     return _LSTM.apply(x, *weights, h, c, keep)
 
@@ -44,29 +49,30 @@ class _LSTM(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         dtype = x.dtype
         x = x.to(weight_ih.dtype)
-        # The input's share of the gates in one product over the whole rollout; what is left is T products with h.
+        # One product over the whole rollout gives the input's part of the gates. T products with h remain.
         from_input = F.linear(x, weight_ih, bias).to(dtype)  # (T, N, 4H)
         steps = []
-        for own, kept in zip(from_input, keep, strict=True):
-            h, c = h * kept, c * kept
+        for gates, factor in zip(from_input, keep, strict=True):
+            h, c = h * factor, c * factor
             before = (h, c)
-            gates = own + F.linear(h.to(weight_hh.dtype), weight_hh).to(own.dtype)  # (N, 4H)
+            gates = gates + F.linear(h.to(weight_hh.dtype), weight_hh).to(gates.dtype)  # (N, 4H)
             i, f, g, o = gates.chunk(4, dim=-1)
             i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
             c = f * c + i * g
             squashed = c.tanh()
             h = o * squashed
             steps.append((h, *before, i, f, g, o, squashed))
-        hidden, *rest = map(torch.stack, zip(*steps, strict=True))  # (T, N, H) each
-        ctx.save_for_backward(x, weight_ih, weight_hh, keep, *rest)
+        hidden, *factors = map(torch.stack, zip(*steps, strict=True))  # (T, N, H) each
+        ctx.save_for_backward(x, weight_ih, weight_hh, keep, *factors)
         return hidden, c
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_hidden: Tensor, d_c: Tensor) -> tuple[Tensor | None, ...]:
         x, weight_ih, weight_hh, keep, h_before, c_before, i, f, g, o, squashed = ctx.saved_tensors
-        # What a gate's input does to the cell (i, f, g) or to the output (o), and the cell to the output.
+        # Derivatives of the cell by the inputs of i, f and g.
         slopes = torch.stack((g * i * (1 - i), c_before * f * (1 - f), i * (1 - g * g)), dim=2)
+        # Derivatives of the output by the input of o and by the cell.
         slope_o, slope_c = squashed * o * (1 - o), o * (1 - squashed * squashed)  # (T, N, H)
         d_h, backwards = torch.zeros_like(d_c), []
         for t in reversed(range(len(keep))):

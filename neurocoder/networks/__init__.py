@@ -1,1 +1,1 @@
-"""Main Networks: each takes factories for the layers that Neurocoder or an alternative may replace."""
+"""Main Networks. Each takes factories for the layers that Neurocoder or an alternative may replace."""

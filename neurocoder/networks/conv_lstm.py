@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from neurocoder.checks import check_sizes
 from neurocoder.kernels import convolutions
 from neurocoder.kernels.convolutions import Activations
-from neurocoder.kernels.lstm import LSTMWeights, lstm
+from neurocoder.kernels.lstm import LSTMWeights, lstm_forward
 from neurocoder.output_layers import OutputLayer
 
 FRAME = 80
@@ -24,17 +25,20 @@ State = tuple[Tensor, Tensor]
 class ConvLSTM(nn.Module):
     """Actor-critic over single frames; the LSTM supplies the memory that stacked frames would.
 
-    The method is split where training needs it: `features` (convolutions, once a frame), `recur` (LSTM over a rollout) and
-    `actor`, `critic` (the output layers, made by the factories given).
+    There is no single forward method. Training needs three parts: `features` (convolutions, once a frame),
+    `recur` (LSTM over a rollout), and `actor` and `critic` (the output layers, made by the factories).
 
-    `compute_dtype` is what the convolutions and the LSTM's products are computed in (but for a compiled first convolution,
-    which is always in fp32); None: what their weights are kept in.
+    Raises:
+        ValueError: a size is below 1. The message names it.
     """
 
     compute_dtype: torch.dtype | None = None
+    """The precision of the convolutions and of the LSTM's products. None: the precision of their weights. A
+    compiled first convolution always has fp32."""
 
     def __init__(self, actions: int, *, actor: OutputLayer = nn.Linear, critic: OutputLayer = nn.Linear):
         super().__init__()
+        check_sizes(actions=actions)
         self.convolutions = nn.ModuleList(
             [
                 _convolution(1, 32, 5, padding=2),  # 80 -> 80, pooled to 40
@@ -49,10 +53,12 @@ class ConvLSTM(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Starts the actor as good as uniform, with rows of norm 0.01, and the critic with a row of norm 1, as rl_a3c_pytorch does.
+        """Draws linear output layers and zeroes the LSTM's biases.
 
-        The LSTM is torch's but for zero biases. That differs from rl_a3c_pytorch, where the forget gate's bias is 1, recurrent
-        weights are orthogonal and input weights Xavier. Output layers other than linear ones start as they are made.
+        The rows of the actor have norm 0.01, so that the policy starts nearly uniform. The critic's row has norm 1.
+        Both norms follow rl_a3c_pytorch. The LSTM has torch's weights and zero biases. In rl_a3c_pytorch the forget
+        gate's bias is 1, recurrent weights are orthogonal and input weights Xavier. Other output layers keep
+        the values they were made with.
         """
         nn.init.zeros_(self.lstm.bias_ih)
         nn.init.zeros_(self.lstm.bias_hh)
@@ -65,12 +71,13 @@ class ConvLSTM(nn.Module):
                         layer.bias.zero_()
 
     def initial_state(self, games: int) -> State:
-        """The state before a game's first frame: zeros."""
+        """The state before the first frame of a game: zeros."""
         new_zeros = self.lstm.bias_ih.new_zeros
-        return new_zeros(games, HIDDEN), new_zeros(games, HIDDEN)  # two tensors: a caller may write into them
+        # Two separate tensors, because a caller may write into them.
+        return new_zeros(games, HIDDEN), new_zeros(games, HIDDEN)
 
     def features(self, frames: Tensor) -> Tensor:
-        """Frames (N, 1, 80, 80), uint8, -> (N, 1024). Each frame is brought to zero mean and unit deviation by itself.
+        """Frames (N, 1, 80, 80), uint8, -> (N, 1024). Each frame is scaled to zero mean and unit deviation.
 
         Raises:
             ValueError: frames of another shape.
@@ -78,7 +85,11 @@ class ConvLSTM(nn.Module):
         return self.features_of([self.activations(frames)])
 
     def activations(self, frames: Tensor) -> Activations:
-        """Of the convolutions, for these frames: what `features_of` makes features of, now or later."""
+        """Passes frames through the convolutions. `features_of` makes features of the result, now or later.
+
+        Raises:
+            ValueError: frames of another shape.
+        """
         if frames.shape[1:] != (1, FRAME, FRAME):
             raise ValueError(
                 f"frames have shape {tuple(frames.shape)}; they must be (N, 1, {FRAME}, {FRAME})"
@@ -87,18 +98,21 @@ class ConvLSTM(nn.Module):
         x = frames.flatten(1).to(dtype)
         x = x - x.mean(dim=1, keepdim=True)
         deviation = torch.linalg.vector_norm(x, dim=1, keepdim=True) / FRAME
-        x = x / (deviation + 1e-2)  # a black screen has no deviation; one grey level is 1
-        # Not .contiguous(channels_last): with one channel that leaves strides which torch takes for the default layout.
+        # A black screen has deviation 0. One grey level is 1.
+        x = x / (deviation + 1e-2)
+        # Not .contiguous(channels_last): with one channel it leaves strides that torch takes for the default layout.
         x = x.reshape(-1, FRAME, FRAME, 1).permute(0, 3, 1, 2)
         return convolutions.activations(x, self.convolutions, self.compute_dtype or dtype)
 
-    def features_of(self, played: Sequence[Activations]) -> Tensor:
-        """The features (N, 1024) of all N frames of these activations, in their order, with a gradient. The convolutions'
-        weights must still be those that the activations were computed with."""
-        return convolutions.features(played, self.convolutions)
+    def features_of(self, passes: Sequence[Activations]) -> Tensor:
+        """The features (N, 1024) of all N frames of these forward passes, in their order, with a gradient.
+
+        The convolutions must still have the weights of the passes.
+        """
+        return convolutions.features(passes, self.convolutions)
 
     def lstm_weights(self) -> LSTMWeights:
-        """To be computed with, as long as the parameters stay as they are."""
+        """The LSTM's weights in `compute_dtype`. They are valid as long as the parameters do not change."""
         cell = self.lstm
         dtype = self.compute_dtype or cell.bias_ih.dtype
         weights = cell.weight_ih, cell.weight_hh, cell.bias_ih + cell.bias_hh
@@ -107,7 +121,10 @@ class ConvLSTM(nn.Module):
     def step(
         self, features: Tensor, state: State, start: Tensor, weights: LSTMWeights | None = None
     ) -> tuple[Tensor, State]:
-        """One LSTM step: features (N, 1024), whether a game starts here (N,) bool -> hidden (N, 512), state."""
+        """One LSTM step: features (N, 1024), start (N,) bool -> hidden (N, 512), state.
+
+        `start` is true where `features` show the first frame of a game. `recur` explains `weights`.
+        """
         hidden, state = self.recur(features.unsqueeze(0), state, start.unsqueeze(0), weights)
         return hidden.squeeze(0), state
 
@@ -116,16 +133,19 @@ class ConvLSTM(nn.Module):
     ) -> tuple[Tensor, State]:
         """LSTM over a rollout: features (T, N, 1024), start (T, N) -> hidden (T, N, 512), state after the last step.
 
-        `weights` are the `lstm_weights`, from a caller who has them already.
+        A caller with many steps passes `lstm_weights` as `weights`, so that they are converted once.
         """
         weights = weights or self.lstm_weights()
         keep = (~start).to(features.dtype).unsqueeze(-1)  # (T, N, 1)
-        hidden, c = lstm(features, weights, *state, keep)
+        hidden, c = lstm_forward(features, weights, *state, keep)
         return hidden, (hidden[-1], c)
 
 
 def _convolution(channels_in: int, channels_out: int, kernel: int, *, padding: int) -> nn.Conv2d:
-    """Xavier-uniform weights, zero biases; channels-last weights, on a CPU nearly twice as fast as the default layout."""
+    """Makes a convolution with Xavier-uniform weights and zero biases.
+
+    The weights are channels-last, which on a CPU is nearly twice as fast as the default layout.
+    """
     convolution = nn.Conv2d(channels_in, channels_out, kernel, padding=padding)
     nn.init.xavier_uniform_(convolution.weight, nn.init.calculate_gain("relu"))
     assert convolution.bias is not None

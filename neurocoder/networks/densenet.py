@@ -4,20 +4,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neurocoder.checks import check_sizes
 from neurocoder.output_layers import OutputLayer
 
 GROWTH = 12
-LAYERS_PER_BLOCK = 32  # (100 - 4) / 3
-FIRST = 16  # channels of the first convolution
+LAYERS_PER_BLOCK = 32
+"""(100 - 4) / 3."""
+FIRST_CHANNELS = 16
+"""Output channels of the first convolution."""
 
 
 class DenseNet(nn.Module):
-    """Three dense blocks of 32 layers; the output layer, made by the factory, sees 1168 pooled features."""
+    """Three dense blocks of 32 layers. The factory makes the output layer, which sees 1168 pooled features.
+
+    Raises:
+        ValueError: a size is below 1. The message names it.
+    """
 
     def __init__(self, classes: int, *, output_layer: OutputLayer = nn.Linear):
         super().__init__()
-        self.first = nn.Conv2d(3, FIRST, 3, padding=1, bias=False)
-        channels = FIRST
+        check_sizes(classes=classes)
+        self.first = nn.Conv2d(3, FIRST_CHANNELS, 3, padding=1, bias=False)
+        channels = FIRST_CHANNELS
         stages: list[nn.Module] = []
         for block in range(3):
             for _ in range(LAYERS_PER_BLOCK):
@@ -39,7 +47,7 @@ class DenseNet(nn.Module):
 
 
 class DenseLayer(nn.Module):
-    """Normalise, ReLU, 3 x 3 convolution; its channels are added to those it saw."""
+    """Batch norm, ReLU, 3 x 3 convolution. Its output channels are appended to its input channels."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -51,7 +59,7 @@ class DenseLayer(nn.Module):
 
 
 class Transition(nn.Module):
-    """Normalise, ReLU, 1 x 1 convolution, halve the image."""
+    """Batch norm, ReLU, 1 x 1 convolution, then pooling that halves the image."""
 
     def __init__(self, channels: int):
         super().__init__()

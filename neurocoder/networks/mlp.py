@@ -9,12 +9,12 @@ from neurocoder.output_layers import OutputLayer
 
 
 class MLP(nn.Module):
-    """Layers with ReLU between them; the last `adapted` of them are made by the factory.
+    """Layers with ReLU between them. A factory makes the last `adapted` of them.
 
     Args:
-        widths: of input, hidden layers and output, at least two.
+        widths: widths of the input, the hidden layers and the output, at least two.
         output_layer: the factory.
-        adapted: how many layers, counted from the output, it makes.
+        adapted: the number of layers, counted from the output, that the factory makes.
 
     Raises:
         ValueError: fewer than two widths, or more adapted layers than layers.
@@ -33,7 +33,7 @@ class MLP(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, ...) with widths[0] numbers an input -> (B, widths[-1])."""
+        """(B, ...) with widths[0] numbers for each input -> (B, widths[-1])."""
         x = x.flatten(1)
         for layer in self.layers[:-1]:
             x = layer(x).relu()

@@ -1,9 +1,11 @@
-"""A Neural Turing Machine with one read and one write head: the Main Network of the multi-algorithm task (paper, appendix).
+"""A Neural Turing Machine: the Main Network of the multi-algorithm task (paper, appendix; Graves et al. 2014).
 
-An LSTM controller emits, through one output layer a head, what the head does to a memory of N cells (Graves et al. 2014).
-Follows the NSM repository, whose layers are affine, without the tanh that the paper's text names. In each step both heads
-find their cells in the memory that the step before left; the read head reads before the write head writes. What is read
-goes to this step's output and to the next step's controller.
+An LSTM controller drives a read head and a write head over a memory of N cells, through one output layer for
+each head. The output layers are affine as in the NSM repository, without the tanh that the paper's text names.
+
+In each step both heads find their cells in the memory that the previous step left. The read head reads before the write
+head writes. The vector read goes to this step's output and to the next step's controller.
+
 Shapes: B sequences, T steps, N cells, M cell width, h controller width; an axis of 2 is (read head, write head).
 """
 
@@ -16,36 +18,44 @@ from torch import Tensor, nn
 
 from neurocoder.checks import check_sizes
 from neurocoder.output_layers import OutputLayer
-from neurocoder.program_memory import keys_kept
+from neurocoder.program_memory import cached_keys
 
-SMALLEST_NORM = 1e-6  # of a key or a cell: the cosine of a zero vector is 0
-SMALLEST_WEIGHT = 1e-16  # added before sharpening takes the logarithm (the release adds it to the sum)
+SMALLEST_NORM = 1e-6
+"""Smallest norm of a key or a cell, so that the cosine of a zero vector is 0."""
+SMALLEST_WEIGHT = 1e-16
+"""Added to weightings before sharpening takes the logarithm. The released code adds the same constant to the sum."""
 
 
 class NTMState(NamedTuple):
-    """What one step hands to the next."""
+    """The state that one step passes to the next."""
 
-    h: Tensor  # (B, h), of the controller
-    c: Tensor  # (B, h)
-    read: Tensor  # (B, M), what the read head read
-    weights: Tensor  # (B, 2, N), where the heads were
-    memory: Tensor  # (B, N, M)
+    h: Tensor
+    """Hidden state of the controller, (B, h)."""
+    c: Tensor
+    """Cell state of the controller, (B, h)."""
+    read: Tensor
+    """The vector that the read head read, (B, M)."""
+    weights: Tensor
+    """Weightings of the cells by the heads, (B, 2, N)."""
+    memory: Tensor
+    """(B, N, M)."""
 
 
 class NTM(nn.Module):
-    """Neural Turing Machine. The widths that fit the paper's counts: 250 plain, 200 NSM and Neurocoder, 205 FiLM.
+    """Neural Turing Machine. The values of h that fit the paper's counts: 250 plain, 200 NSM and Neurocoder, 205 FiLM.
 
-    Initial memory and initial read vector are drawn once and stay fixed; the controller's initial state is learnt.
+    The initial memory and the initial read vector are drawn once and stay fixed. The controller's initial state
+    is learnt.
 
     Args:
-        in_features, out_features: numbers in and out of a step.
+        in_features, out_features: widths of the input and output of a step.
         hidden: h.
         cells: N.
         cell_width: M.
         output_layer: factory for the layers that make the heads' parameters from the controller state.
 
     Raises:
-        ValueError: a size below 1, naming it.
+        ValueError: a size is below 1. The message names it.
     """
 
     memory_0: Tensor
@@ -73,8 +83,9 @@ class NTM(nn.Module):
         self.controller = nn.LSTMCell(in_features + cell_width, hidden)
         self.h_0 = nn.Parameter(torch.empty(hidden).normal_(std=0.05))
         self.c_0 = nn.Parameter(torch.empty(hidden).normal_(std=0.05))
-        self.read_head = output_layer(hidden, cell_width + 6)  # see `address`
-        self.write_head = output_layer(hidden, 3 * cell_width + 6)  # the same, then erase (M), add (M)
+        # The read head's parameters are those of `address`. The write head has erase (M) and add (M) after them.
+        self.read_head = output_layer(hidden, cell_width + 6)
+        self.write_head = output_layer(hidden, 3 * cell_width + 6)
         self.output = nn.Linear(hidden + cell_width, out_features)
         bound = 1 / math.sqrt(cells + cell_width)
         self.register_buffer("memory_0", torch.empty(cells, cell_width).uniform_(-bound, bound))
@@ -82,7 +93,7 @@ class NTM(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """As released; of the heads the plain ones only, any other layer keeps its own initialisation."""
+        """Draws the controller, the output layer and plain heads as released. Other heads keep their values."""
         bound = 5 / math.sqrt(self.controller.input_size + self.controller.hidden_size)
         for parameter in self.controller.parameters():
             if parameter.ndim == 2:
@@ -108,14 +119,14 @@ class NTM(nn.Module):
             )
         state = self.initial_state(len(inputs))
         features: list[Tensor] = []
-        with keys_kept(self):
+        with cached_keys(self):
             for x in inputs.unbind(dim=1):
                 state = self.step(x, state)
                 features += (state.h, state.read)
         return self.output(torch.cat(features, dim=-1).unflatten(-1, (inputs.shape[1], -1)))
 
     def initial_state(self, sequences: int) -> NTMState:
-        """The state before the first step. The weightings are 0 (as released): the first are found by content alone."""
+        """The state before the first step. Its weightings are 0, as released: the first step goes by content alone."""
         return NTMState(
             h=self.h_0.expand(sequences, -1),
             c=self.c_0.expand(sequences, -1),
@@ -138,30 +149,30 @@ class NTM(nn.Module):
 
 
 def address(parameters: Tensor, memory: Tensor, previous: Tensor) -> Tensor:
-    """Where the heads go: by content, or from where they were, then shifted and sharpened.
+    """Computes weightings of the cells: a mix of content-based and previous weightings, then shifted and sharpened.
 
     Args:
-        parameters: before their activations, key (M), strength, gate, shift (3), sharpening: (B, 2, M + 6).
+        parameters: key (M), strength, gate, shift (3) and sharpening before their activations, (B, 2, M + 6).
         memory: (B, N, M).
-        previous: the weightings of the step before, (B, 2, N).
+        previous: the weightings of the previous step, (B, 2, N).
 
     Returns:
-        Weightings (B, 2, N), not negative, of sum 1.
+        Weightings (B, 2, N), not negative, with sum 1.
     """
     key, strength, gate, shift, sharpening = parameters.split((memory.shape[-1], 1, 1, 3, 1), dim=-1)
     key = key * (F.softplus(strength) / _norm(key).unsqueeze(-1))
     by_content = (key @ memory.mT / _norm(memory).unsqueeze(1)).softmax(dim=-1)  # (B, 2, N)
     moved = shift_circularly(previous + gate.sigmoid() * (by_content - previous), shift.softmax(dim=-1))
-    # w^gamma / sum w^gamma as a softmax, which no small w underflows.
+    # w^gamma / sum w^gamma as a softmax, so that a small w does not underflow.
     return ((1 + F.softplus(sharpening)) * (moved + SMALLEST_WEIGHT).log()).softmax(dim=-1)
 
 
 def shift_circularly(weights: Tensor, shift: Tensor) -> Tensor:
-    """Weightings (..., N) moved by shares `shift` (..., 3): to the next cell, not at all, to the cell before."""
+    """Moves weightings (..., N) by shares `shift` (..., 3): to the next cell, not at all, to the previous cell."""
     moved = torch.stack((weights.roll(1, dims=-1), weights, weights.roll(-1, dims=-1)), dim=-2)  # (..., 3, N)
     return (shift.unsqueeze(-2) @ moved).squeeze(-2)
 
 
 def _norm(vectors: Tensor) -> Tensor:
-    """Norms (...) of vectors (..., M), never 0."""
+    """Norms (...) of vectors (..., M), at least SMALLEST_NORM."""
     return torch.linalg.vector_norm(vectors, dim=-1).clamp_min(SMALLEST_NORM)

@@ -1,32 +1,39 @@
-"""The layer against files of the authors' released one: inputs, parameters, outputs and gradients in float64.
+"""Files of the authors' released layer against this layer and against the method written out.
 
-The files are looked for in the folder NEUROCODER_GOLDEN, or beside the checkout in shared/golden.
+A file holds inputs, parameters, outputs and gradients in float64. The folder is NEUROCODER_GOLDEN, or shared/golden
+next to the checkout. tests/unit/neurocoder/test_released_variant.py needs no files: it compares the layer with the
+method written out, which the files prove here.
 """
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.func import functional_call
 
 from neurocoder import NeurocoderLinear
+from tests.unit.neurocoder.layer_by_hand import Settings, orthogonality, reference
 
 FOLDER = Path(os.environ.get("NEUROCODER_GOLDEN") or Path(__file__).parents[3] / "shared" / "golden")
 FILES = sorted(FOLDER.glob("*.npz"))
+QUERIES = tuple(f"query_{a}" for a in "UVS")
 
 pytestmark = pytest.mark.skipif(
     not FILES, reason=f"no golden files (*.npz) in {FOLDER}; set NEUROCODER_GOLDEN"
 )
+every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
-def released_layer(arrays) -> tuple[NeurocoderLinear, dict[str, torch.Tensor]]:
-    """The layer with a golden file's parameters, and those parameters by the file's names."""
+def released_settings(arrays) -> Settings:
     config = json.loads(arrays["config"].tobytes())
-    layer = NeurocoderLinear(
-        config["d_in"],
-        config["d_out"],
+    return Settings(
+        in_features=config["d_in"],
+        out_features=config["d_out"],
         slots=config["P"],
         key_dim=config["K"],
         heads=config["H"],
@@ -34,78 +41,77 @@ def released_layer(arrays) -> tuple[NeurocoderLinear, dict[str, torch.Tensor]]:
         least_used=config["l"],
         residual=config["R"],
         keys=config["keys"],
+        beta=None,
         bias=False,
-        orthogonality_weight=1.0,
         variant="release",
-    ).double()
-    memory, controller = layer.memory, layer.controller
-    named = {f"memory_{a}": getattr(memory, f"M_{a}") for a in "UVS"}
-    named |= {f"key_{a}": getattr(memory, f"E_{a}") for a in "UVS"}
-    if config["keys"] == "generated":
+    )
+
+
+def by_our_names(parameters: dict[str, Tensor], settings: Settings) -> dict[str, Tensor]:
+    """Maps a file's parameters to those of `NeurocoderLinear`, differentiably."""
+    named = {f"memory.M_{a}": parameters[f"memory_{a}"] for a in "UVS"}
+    named |= {f"memory.E_{a}": parameters[f"key_{a}"] for a in "UVS"}
+    if settings.keys == "generated":
         for a in "UV":
-            generator = getattr(memory, f"key_generator_{a}")
-            named |= {
-                f"key_generator_{a}_weight": generator.weight,
-                f"key_generator_{a}_bias": generator.bias,
-            }
-    if config["R"]:
-        named["residual"] = layer.R
-    if config["J"]:
-        named |= {
-            f"lstm_{p}_l0": getattr(controller, p) for p in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        }
-        named |= {"lstm_h0": controller.h_0, "lstm_c0": controller.c_0}
-        if config["l"]:
-            named |= {"gate_weight": layer.gate.weight, "gate_bias": layer.gate.bias}
-    with torch.no_grad():
-        for name, parameter in named.items():
-            parameter.copy_(torch.from_numpy(arrays[name]).view_as(parameter))
-        if not config["J"]:
-            parts = ("query_U", "query_V", "query_S", "integration")
-            controller.signal.weight.copy_(
-                torch.cat([torch.from_numpy(arrays[f"{p}_weight"]) for p in parts])
-            )
-            controller.signal.bias.copy_(torch.cat([torch.from_numpy(arrays[f"{p}_bias"]) for p in parts]))
-    return layer, named
+            for part in ("weight", "bias"):
+                named[f"memory.key_generator_{a}.{part}"] = parameters[f"key_generator_{a}_{part}"]
+    if settings.residual:
+        named["R"] = parameters["residual"]
+    if settings.steps:
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            named[f"controller.{name}"] = parameters[f"lstm_{name}_l0"]
+        for name in ("h", "c"):
+            named[f"controller.{name}_0"] = parameters[f"lstm_{name}0"].flatten()
+        if settings.least_used:
+            named |= {f"gate.{part}": parameters[f"gate_{part}"] for part in ("weight", "bias")}
+    else:
+        for part in ("weight", "bias"):
+            maps = [parameters[f"{name}_{part}"] for name in (*QUERIES, "integration")]
+            named[f"controller.signal.{part}"] = torch.cat(maps)
+    return named
 
 
-def assert_agrees(value: torch.Tensor, golden: np.ndarray, name: str) -> None:
-    golden = torch.from_numpy(golden).view_as(value)
-    error = (value - golden).abs().max() / golden.abs().max().clamp_min(1e-30)
+def by_layer(named: dict[str, Tensor], settings: Settings, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns y and the orthogonality loss."""
+    layer = NeurocoderLinear(**asdict(settings), orthogonality_weight=1.0).double()
+    layer.load_state_dict(named)
+    return functional_call(layer, named, x), layer.auxiliary_loss()
+
+
+def by_hand(named: dict[str, Tensor], settings: Settings, x: Tensor) -> tuple[Tensor, Tensor]:
+    return reference(named, settings, x)[0], orthogonality(named, settings)
+
+
+def assert_agrees(value: Tensor, golden: np.ndarray, name: str) -> None:
+    expected = torch.from_numpy(golden).view_as(value)
+    error = (value - expected).abs().max() / expected.abs().max().clamp_min(1e-30)
     assert error < 1e-8, f"{name}: relative error {error:.1e}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_outputs_gradients_and_orthogonality_agree_with_the_released_layer(path):
+@every_file
+@pytest.mark.parametrize("compute", [by_layer, by_hand], ids=["layer", "written out"])
+def test_outputs_gradients_and_orthogonality_agree_with_the_released_layer(compute, path):
     arrays = np.load(path)
-    layer, named = released_layer(arrays)
-    x = torch.from_numpy(arrays["x"]).requires_grad_()
-    y = layer(x)
-    y.square().sum().backward()
+    settings = released_settings(arrays)
+    names = [name.removeprefix("grad_") for name in arrays if name.startswith("grad_")]
+    assert {"x", "memory_U", "memory_V", "memory_S"} < set(names)
+    tensors = {name: torch.from_numpy(arrays[name]) for name in arrays if name != "config"}
+    wanted = [tensors[name].requires_grad_() for name in names]
+    y, loss = compute(by_our_names(tensors, settings), settings, tensors["x"])
     assert_agrees(y, arrays["y"], "y")
-    assert_agrees(x.grad, arrays["grad_x"], "grad_x")
-    checked = 0
-    for name, parameter in named.items():
-        if f"grad_{name}" in arrays:
-            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            assert_agrees(gradient, arrays[f"grad_{name}"], f"grad_{name}")
-            checked += 1
-    if not layer.steps:
-        width = layer.heads * layer.key_dim
-        gradients = layer.controller.signal.weight.grad[:-1].split(width)
-        for a, gradient in zip("UVS", gradients, strict=True):
-            assert_agrees(gradient, arrays[f"grad_query_{a}_weight"], f"grad_query_{a}_weight")
-            checked += 1
-    assert checked == sum(name.startswith("grad_") for name in arrays) - 1  # all but grad_x
-    assert_agrees(
-        layer.auxiliary_loss().detach(), arrays["orthogonality_with_keys"], "orthogonality_with_keys"
-    )
+    gradients = torch.autograd.grad(y.square().sum(), wanted, allow_unused=True, materialize_grads=True)
+    for name, gradient in zip(names, gradients, strict=True):
+        assert_agrees(gradient, arrays[f"grad_{name}"], f"grad_{name}")
+    assert_agrees(loss.detach(), arrays["orthogonality_with_keys"], "orthogonality_with_keys")
 
 
 @pytest.mark.parametrize("path", FILES[:1], ids=lambda path: path.stem)
 def test_the_paper_variant_differs_from_the_release_so_the_comparison_can_fail(path):
     arrays = np.load(path)
-    layer, _ = released_layer(arrays)
+    settings = released_settings(arrays)
+    tensors = {name: torch.from_numpy(arrays[name]) for name in arrays if name != "config"}
+    layer = NeurocoderLinear(**asdict(settings)).double()
+    layer.load_state_dict(by_our_names(tensors, settings))
     layer.variant = "paper"
     with pytest.raises(AssertionError):
-        assert_agrees(layer(torch.from_numpy(arrays["x"])), arrays["y"], "y")
+        assert_agrees(layer(tensors["x"]), arrays["y"], "y")

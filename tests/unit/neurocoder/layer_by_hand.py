@@ -1,6 +1,7 @@
-"""The Neurocoder method written out: every P_t built, every sum and every sort explicit, one input at a time.
+"""The Neurocoder method written out: every P_t is built, every sum and every sort is explicit, one input at a time.
 
-Shared by the tests of the layer; nothing here but `random_layer` uses the package.
+The tests of the layer share this file. Only `random_layer` uses the package. tests/golden compares `reference` with
+files of the authors' released layer, which prove its variant="release".
 """
 
 from dataclasses import asdict, dataclass
@@ -11,12 +12,13 @@ from torch.func import functional_call
 
 from neurocoder import NeurocoderLinear
 
-E = 1e-6  # the released code's epsilon
+EPSILON = 1e-6
+"""The constant that the released code adds to norms."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Written out again, so that a default that changes in the layer shows here."""
+    """Settings for the layer and the reference. By default sizes are small, and beta is that of the released code."""
 
     in_features: int = 4
     out_features: int = 3
@@ -31,16 +33,14 @@ class Settings:
     beta: float | None = None
     learn_beta: bool = False
     controller_features: int | None = None
-    projection: int | None = None
     bias: bool = True
     variant: str = "paper"
 
 
 LINEAR = Settings()
 RECURRENT = Settings(steps=3, least_used=2)
-STEERED = Settings(  # all that the controller may have of its own
-    steps=3, least_used=2, gate_from="signal", controller_features=6, projection=3, learn_beta=True
-)
+# All options of the controller.
+STEERED = Settings(steps=3, least_used=2, gate_from="signal", controller_features=6, learn_beta=True)
 
 
 def random_layer(config, seed=0, **more):
@@ -50,8 +50,6 @@ def random_layer(config, seed=0, **more):
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.normal_(std=0.7, generator=generator)
-        if layer.projection is not None:
-            layer.projection.G.normal_(std=0.7, generator=generator)
     return layer
 
 
@@ -60,7 +58,7 @@ def random_input(*shape, seed=1):
 
 
 def random_inputs(config, *leading, seed=1):
-    """What the layer is called with: (x,), or (x, z) for a controller that has an input of its own."""
+    """The arguments of a layer: (x,), or (x, z) for a controller with a separate input."""
     x = random_input(*leading, config.in_features, seed=seed)
     if config.controller_features is None:
         return (x,)
@@ -73,19 +71,28 @@ def named_tensors(layer):
 
 
 def reference(named, config, x, z=None):
-    """What the layer makes of x (B, d_in) and z (B, controller_features).
+    """Computes the layer's results for x (B, d_in) and z (B, controller_features).
 
     Returns:
         y (B, d_out), attention (B, J, 3, H, P), singular values (B, n), residual gates (B,).
     """
     z = x if z is None else z
-    if config.projection:
-        z = z @ named["projection.G"]
     keys = _keys(named, config)
-    each = [_program(named, config, keys, z_b) for z_b in z]
-    programs, attention, sigma, gate = (torch.stack(of_all) for of_all in zip(*each, strict=True))
+    composed = [_program(named, config, keys, z_b) for z_b in z]
+    programs, attention, sigma, gate = (torch.stack(samples) for samples in zip(*composed, strict=True))
     y = (x.unsqueeze(1) @ programs).squeeze(1)
     return (y + named["bias"] if config.bias else y), attention, sigma, gate
+
+
+def orthogonality(named, config):
+    """|U U^T - I| + |V V^T - I|; a row has key columns where keys are learned, and always in the released code."""
+    total = 0.0
+    for a in "UV":
+        rows = named[f"memory.M_{a}"]
+        if config.keys == "learned" or config.variant == "release":
+            rows = torch.cat((named[f"memory.E_{a}"], rows), dim=1)
+        total = total + (rows @ rows.T - torch.eye(len(rows), dtype=rows.dtype)).square().sum().sqrt()
+    return total
 
 
 def _keys(named, config):
@@ -98,11 +105,11 @@ def _keys(named, config):
 
 
 def _program(named, config, keys, z):
-    """Of one z (d_c): P_t (d_in, d_out), attention (J, 3, H, P), singular values (n), residual gate ()."""
+    """One z (d_c,) -> P_t (d_in, d_out), attention (J, 3, H, P), singular values (n,), residual gate ()."""
     signals = _signals(named, config, z)
     beta = _beta(named, config)
     width = config.heads * config.key_dim
-    attention = []  # of U, V, S: (J, H, P) each
+    attention = []  # (J, H, P) for each of U, V and S
     for index, a in enumerate("UVS"):
         scores = []
         for signal in signals:
@@ -113,17 +120,16 @@ def _program(named, config, keys, z):
         scores = torch.stack(scores).view(len(signals), config.heads, config.slots)
         if config.steps and config.least_used:
             rows = slice(index * config.slots, (index + 1) * config.slots)
-            gates = []  # one row a step
+            gates = []  # (P,) for each step
             for signal in signals:
-                seen = signal if config.gate_from == "signal" else z
-                gates.append(
-                    1 / (1 + (-(named["gate.weight"][rows] @ seen + named["gate.bias"][rows])).exp())
-                )
+                source = signal if config.gate_from == "signal" else z
+                raw_gate = named["gate.weight"][rows] @ source + named["gate.bias"][rows]
+                gates.append(1 / (1 + (-raw_gate).exp()))
             attention.append(_usage_attention(scores, gates, config))
         else:
             attention.append(scores.exp() / scores.exp().sum(dim=-1, keepdim=True))
 
-    w_U, w_V, w_S = (w.reshape(-1, config.slots) for w in attention)  # (n, P): steps first, then heads
+    w_U, w_V, w_S = (w.reshape(-1, config.slots) for w in attention)  # (n, P) each, steps before heads
     gaps = [(1 + (w @ named["memory.M_S"][:, 0]).exp()).log() for w in w_S]
     n = len(gaps)
     if config.variant == "paper":
@@ -143,7 +149,7 @@ def _program(named, config, keys, z):
 
 
 def _signals(named, config, z):
-    """The composition signals, one a step."""
+    """The composition signals (3HK + 1,), one for each step."""
     if not config.steps:
         return [named["controller.signal.weight"] @ z + named["controller.signal.bias"]]
     h, c = named["controller.h_0"][None], named["controller.c_0"][None]
@@ -159,21 +165,23 @@ def _signals(named, config, z):
 def _beta(named, config):
     if config.learn_beta:
         return named["log_beta"].exp()
-    released = 10 if config.steps else 1  # on a cosine that is K times too small
-    return released / config.key_dim if config.beta is None else config.beta
+    if config.beta is not None:
+        return config.beta
+    # The released code multiplies a cosine that is K times too small by 10 or 1.
+    return (10 if config.steps else 1) / config.key_dim
 
 
 def _score(query, key, beta, config):
     if config.variant == "paper":
-        return beta * (query @ key) / ((query @ query + E**2) * (key @ key + E**2)).sqrt()
-    norms = (query.square().sum().sqrt() + E) * (key.square().sum().sqrt() + E)
-    return beta * config.key_dim * (query @ key) / (config.key_dim * norms + E)
+        return beta * (query @ key) / ((query @ query + EPSILON**2) * (key @ key + EPSILON**2)).sqrt()
+    norms = (query.square().sum().sqrt() + EPSILON) * (key.square().sum().sqrt() + EPSILON)
+    return beta * config.key_dim * (query @ key) / (config.key_dim * norms + EPSILON)
 
 
 def _usage_attention(scores, gates, config):
-    """Attention to one memory (J, H, P), drawn by gates (P) of each step to the slots used least up to that step."""
+    """Attention to one memory (J, H, P). The gates (P,) of a step draw it to the slots that were used least before."""
     candidates = [1.0 if p < config.least_used else 0.0 for p in range(config.slots)]
-    seen, steps = [[] for _ in range(config.slots)], []
+    past_weights, steps = [[] for _ in range(config.slots)], []
     for step, gate in zip(scores, gates, strict=True):
         heads = []
         for row in step:
@@ -181,9 +189,9 @@ def _usage_attention(scores, gates, config):
             peaked = softmax / max(softmax)
             attention = [(1 - gate[p]) * peaked[p] + gate[p] * candidates[p] for p in range(config.slots)]
             for p in range(config.slots):
-                seen[p].append(attention[p])
+                past_weights[p].append(attention[p])
             heads.append(torch.stack(attention))
-        unused = [1 - max(weights) for weights in seen]
+        unused = [1 - max(weights) for weights in past_weights]
         threshold = sorted(unused, reverse=True)[config.least_used]
         candidates = [r if r > threshold else 0.0 for r in unused]
         steps.append(torch.stack(heads))

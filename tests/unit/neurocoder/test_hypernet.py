@@ -7,10 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from neurocoder.alternatives.hypernet import HyperNetLinear
+from tests.unit.neurocoder.largest_allocation import LargestAllocation
 
 
 def random_layer(*, hidden=5, in_features=4, out_features=3, seed=0):
@@ -91,19 +90,6 @@ def test_leading_dimensions_are_free(leading):
     torch.testing.assert_close(y, expected.reshape(*leading, 3), rtol=1e-12, atol=1e-12)
 
 
-class LargestAllocation(TorchDispatchMode):
-    """Remembers the number of elements behind the largest tensor that any operation, forward or backward, gave back."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self.elements = max(self.elements, leaf.untyped_storage().nbytes() // leaf.element_size())
-        return result
-
-
 @pytest.mark.parametrize("function", ["layer", "reference"])
 def test_the_layer_never_holds_all_scaled_weights_as_the_reference_does(function):
     batch, in_features, out_features = 20, 30, 10
@@ -116,15 +102,6 @@ def test_the_layer_never_holds_all_scaled_weights_as_the_reference_does(function
     for largest in (forward.elements, backward.elements):
         assert largest > 0
         assert (largest < batch * in_features * out_features) == (function == "layer")
-
-
-@pytest.mark.parametrize(
-    "wrong", [dict(in_features=0), dict(out_features=-1), dict(hidden=0)], ids=lambda wrong: next(iter(wrong))
-)
-def test_a_size_below_one_is_refused_by_name_and_value(wrong):
-    ((field, value),) = wrong.items()
-    with pytest.raises(ValueError, match=rf"^{field} is {value};"):
-        HyperNetLinear(**dict(in_features=4, out_features=3, scale="elements", hidden=5) | wrong)
 
 
 @pytest.mark.parametrize("hidden", [None, 5])
@@ -140,7 +117,5 @@ def test_row_scales_agree_with_weights_scaled_one_input_at_a_time(hidden):
     y, y_slow = layer(x), torch.stack(slow)
     torch.testing.assert_close(y, y_slow)
     wanted = [x, *layer.parameters()]
-    for one, other in zip(
-        *(torch.autograd.grad(out.square().sum(), wanted) for out in (y, y_slow)), strict=True
-    ):
-        torch.testing.assert_close(one, other)
+    gradients, gradients_slow = (torch.autograd.grad(out.square().sum(), wanted) for out in (y, y_slow))
+    torch.testing.assert_close(gradients, gradients_slow)

@@ -1,4 +1,4 @@
-"""The layer as a module: it refuses wrong settings, is saved, copied, differentiated, compiled and moved."""
+"""The layer as a module: wrong calls, saving, copying, function transforms, compilers, precisions and devices."""
 
 import copy
 import re
@@ -28,48 +28,13 @@ VARIETIES = {
 every_variety = pytest.mark.parametrize("config", VARIETIES.values(), ids=VARIETIES)
 
 
-# Settings and calls
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        dict(in_features=0),
-        dict(out_features=0),
-        dict(slots=0),
-        dict(slots=-3),
-        dict(key_dim=0),
-        dict(heads=0),
-        dict(steps=-1),
-        dict(least_used=-1),
-        dict(least_used=5),
-        dict(least_used=6, steps=3),
-        dict(gate_from="nothing"),
-        dict(keys="stored"),
-        dict(beta=float("nan")),
-        dict(beta=float("inf")),
-        dict(beta=0.0),
-        dict(beta=-1.0),
-        dict(controller_features=0),
-        dict(projection=0),
-        dict(gain=0.0),
-        dict(gain=float("nan")),
-        dict(orthogonality_weight=float("nan")),
-        dict(orthogonality_weight=-0.1),
-        dict(variant="seed"),
-    ],
-    ids=str,
-)
-def test_a_wrong_setting_is_refused_by_name_and_value(wrong):
-    field, value = next(iter(wrong.items()))
-    with pytest.raises(ValueError, match=rf"^{field} is {value!r};"):
-        NeurocoderLinear(**asdict(LINEAR) | wrong)
+# Calls
 
 
 def test_a_controller_input_is_refused_where_the_controller_sees_the_layers_input():
     x, z = random_inputs(STEERED, 3)
     for call in (random_layer(LINEAR), random_layer(LINEAR).trace):
-        with pytest.raises(ValueError, match="or make it with controller_features"):
+        with pytest.raises(ValueError, match="or make the layer with controller_features"):
             call(x, z)
 
 
@@ -91,7 +56,8 @@ def test_a_controller_input_of_other_leading_axes_is_refused(rows):
 def test_an_input_of_another_width_is_refused_with_the_width_it_must_have():
     layer, (x, z) = random_layer(STEERED), random_inputs(STEERED, 4)
     d_in, d_c = layer.in_features, layer.controller_features
-    wide = torch.cat((x, x), dim=-1)  # twice as many rows of the right width, if they were only reshaped
+    # A reshape alone would make twice as many rows of the right width.
+    wide = torch.cat((x, x), dim=-1)
     for call in (layer, layer.trace):
         with pytest.raises(
             ValueError, match=re.escape(f"x has shape (4, {2 * d_in}); its last axis must be {d_in}")
@@ -116,10 +82,29 @@ def test_a_state_dict_carries_the_whole_layer(config):
     assert torch.equal(other.auxiliary_loss(), layer.auxiliary_loss())
 
 
-def test_a_state_dict_carries_the_learnt_temperature_and_the_fixed_projection():
-    layer = random_layer(STEERED)
-    assert {"log_beta", "projection.G"} <= layer.state_dict().keys()
-    assert "projection.G" not in dict(layer.named_parameters())
+STATE_NAMES = {
+    "linear": {"controller.signal.weight", "controller.signal.bias"},
+    "steered": {
+        *(f"controller.{name}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "h_0", "c_0")),
+        *("gate.weight", "gate.bias", "log_beta"),
+    },
+}
+MEMORY_NAMES = {
+    *(f"memory.{name}" for name in ("M_U", "M_V", "M_S", "E_S")),
+    *(f"memory.key_generator_{a}.{part}" for a in "UV" for part in ("weight", "bias")),
+}
+
+
+@pytest.mark.parametrize("name", STATE_NAMES)
+def test_a_state_dict_has_the_names_that_saved_networks_have(name):
+    names = random_layer(VARIETIES[name]).state_dict().keys()
+    assert names == MEMORY_NAMES | STATE_NAMES[name] | {"R", "bias"}
+
+
+def test_only_the_release_keeps_key_parameters_in_addition_to_generated_keys():
+    keys = {f"memory.E_{a}" for a in "UV"}
+    assert keys <= random_layer(VARIETIES["release"]).state_dict().keys()
+    assert not keys & random_layer(VARIETIES["linear"]).state_dict().keys()
 
 
 @every_variety
@@ -176,7 +161,7 @@ def test_vmap_gives_the_gradient_of_each_input(config):
 
 
 def values_and_gradients(layer, inputs):
-    """y, and the gradients of the mean of its squares for the inputs and all parameters, flattened into one."""
+    """Returns y, and the gradients of the mean of its squares for the inputs and all parameters as one vector."""
     inputs = [tensor.detach().clone().requires_grad_() for tensor in inputs]
     y = layer(*inputs)
     leaves = [*inputs, *layer.parameters()]
@@ -189,7 +174,8 @@ def test_a_compiled_layer_has_the_values_and_gradients_of_an_eager_one(config):
     layer = random_layer(config)
     inputs = random_inputs(config, 3)
     torch._dynamo.reset()
-    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)  # a backend without a C++ compiler
+    # This backend needs no C++ compiler.
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     for ours, eager in zip(
         values_and_gradients(compiled, inputs), values_and_gradients(layer, inputs), strict=True
     ):
@@ -205,7 +191,7 @@ def test_autocast_to_bfloat16_stays_close_to_single_precision(config, variant):
     exact = values_and_gradients(layer, inputs)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = values_and_gradients(layer, inputs)
-    # Of slots used about equally little, rounding may pick another, which shows in the gradients.
+    # Among slots that were used about equally little, rounding may choose another one, which changes the gradients.
     for ours, single, tolerance in zip(rough, exact, (0.1, 0.5), strict=True):
         assert ours.isfinite().all()
         assert (ours.float() - single).norm() < tolerance * single.norm()

@@ -13,6 +13,8 @@ from tests.unit.neurocoder.layer_by_hand import (
     LINEAR,
     RECURRENT,
     Settings,
+    named_tensors,
+    orthogonality,
     random_input,
     random_layer,
 )
@@ -21,9 +23,7 @@ from tests.unit.neurocoder.layer_by_hand import (
 
 
 @pytest.mark.parametrize("gain", [1.0, 0.1])
-def test_vectors_start_within_the_gain_times_the_bound_of_their_memory_and_keys_and_singular_values_without_it(
-    gain,
-):
+def test_the_gain_scales_the_bound_of_initial_vectors_but_not_of_keys_and_singular_values(gain):
     memory = NeurocoderLinear(300, 200, slots=50, key_dim=5, heads=1, keys="learned", gain=gain).memory
     for parameter, width, factor in (
         (memory.M_U, 5 + 300, gain),
@@ -54,8 +54,9 @@ def test_the_released_temperature_bounds_how_far_attention_is_from_uniform(steps
     layer = random_layer(Settings(in_features=6, slots=20, key_dim=5, steps=steps))
     attention = layer.trace(10 * random_input(50, 6)).attention
     ratio = attention.amax(dim=-1) / attention.amin(dim=-1)
-    beta = 10 / 5 if steps else 1 / 5  # at 1 / K attention is nearly uniform, whatever is learnt
-    assert 1 < ratio.max() <= math.exp(2 * beta)  # the cosine lies in [-1, 1]
+    # At 1 / K attention is nearly uniform for all parameters, because the cosine lies in [-1, 1].
+    beta = 10 / 5 if steps else 1 / 5
+    assert 1 < ratio.max() <= math.exp(2 * beta)
 
 
 @pytest.mark.parametrize(
@@ -96,36 +97,14 @@ def test_queries_and_keys_of_zero_length_give_finite_gradients(config):
 # Orthogonality
 
 
-def distance_from_identity(rows):
-    return (rows @ rows.T - torch.eye(len(rows), dtype=rows.dtype)).square().sum().sqrt()
-
-
-def expected_orthogonality(layer, *, key_columns):
-    total = 0.0
-    for a in "UV":
-        rows = getattr(layer.memory, f"M_{a}")
-        if key_columns:
-            rows = torch.cat((getattr(layer.memory, f"E_{a}"), rows), dim=1)
-        total = total + distance_from_identity(rows)
-    return total
-
-
-@pytest.mark.parametrize(
-    ("keys", "variant", "key_columns"),
-    [
-        ("generated", "paper", False),
-        ("generated", "release", True),
-        ("learned", "paper", True),
-        ("learned", "release", True),
-    ],
-)
-@pytest.mark.parametrize("slots", [3, 9, 14], ids=lambda slots: f"P={slots}")  # widths 9 and 4, plus 2 keys
-def test_orthogonality_loss_is_the_distance_of_the_gram_matrices_from_the_identity(
-    slots, keys, variant, key_columns
-):
+# The rows have widths 9 and 4, and 2 key columns where there are any.
+@pytest.mark.parametrize("slots", [3, 9, 14], ids=lambda slots: f"P={slots}")
+@pytest.mark.parametrize("keys", ["generated", "learned"])
+@pytest.mark.parametrize("variant", ["paper", "release"])
+def test_orthogonality_loss_is_the_distance_of_the_gram_matrices_from_the_identity(slots, keys, variant):
     config = Settings(in_features=9, out_features=4, slots=slots, keys=keys, variant=variant)
     layer = random_layer(config, orthogonality_weight=0.3)
-    loss, expected = layer.auxiliary_loss(), 0.3 * expected_orthogonality(layer, key_columns=key_columns)
+    loss, expected = layer.auxiliary_loss(), 0.3 * orthogonality(named_tensors(layer), config)
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
     parameters = list(layer.parameters())
     ours, theirs = (
@@ -139,7 +118,8 @@ def test_orthogonality_loss_is_the_distance_of_the_gram_matrices_from_the_identi
 @pytest.mark.parametrize("slots", [3, 40], ids=["P < d", "P > d"])
 def test_orthogonality_loss_loses_no_digits_to_single_precision(slots):
     layer = random_layer(Settings(in_features=8, out_features=8, slots=slots))
-    with torch.no_grad():  # near the least possible loss, where a difference of large numbers would cancel
+    # Near the smallest possible loss a difference of large numbers would cancel.
+    with torch.no_grad():
         for memory in (layer.memory.M_U, layer.memory.M_V):
             left, _, right = torch.linalg.svd(memory, full_matrices=False)
             memory.copy_(left @ right + 1e-2 * memory)
@@ -156,18 +136,17 @@ def test_orthonormal_rows_have_no_loss_and_a_finite_gradient():
     loss.backward()
     assert 0 <= loss.item() < 1e-5
     for memory in (layer.memory.M_U, layer.memory.M_V):
-        assert memory.grad.count_nonzero() == 0  # nan counts as not zero
+        # count_nonzero counts nan, too.
+        assert memory.grad.count_nonzero() == 0
 
 
 def test_auxiliary_loss_sums_over_the_layers_of_a_network():
-    layers = [
-        random_layer(Settings(slots=slots), seed=slots, orthogonality_weight=weight)
-        for slots, weight in ((3, 0.1), (5, 10.0))
-    ]
+    layers, expected = [], 0.0
+    for slots, weight in ((3, 0.1), (5, 10.0)):
+        config = Settings(slots=slots)
+        layers.append(random_layer(config, seed=slots, orthogonality_weight=weight))
+        expected = expected + weight * orthogonality(named_tensors(layers[-1]), config)
     network = nn.Sequential(nn.Linear(4, 4), layers[0], nn.Sequential(nn.ReLU(), layers[1]))
-    expected = 0.1 * expected_orthogonality(layers[0], key_columns=False) + 10.0 * expected_orthogonality(
-        layers[1], key_columns=False
-    )
     torch.testing.assert_close(auxiliary_loss(network), expected, rtol=1e-10, atol=0)
 
 

@@ -1,7 +1,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -11,29 +11,19 @@ from agents.actor_critic.config import PolicySettings
 from agents.actor_critic.network import build_network
 from envs.atari import resolve
 from neurocoder import OUTPUT_LAYERS
-from neurocoder.settings import (
-    LAYERS,
-    SETTINGS,
-    FiLMSettings,
-    HyperNetSettings,
-    MixtureOfExpertsSettings,
-    NeurocoderSettings,
-    StoredProgramSettings,
-)
+from neurocoder.settings import LAYERS, LayerSettings
 from tests.commands import ROOT
+from tests.unit.neurocoder import changed_settings
+
+CHANGED_LAYERS = {
+    field.name: getattr(changed_settings.ALL_CHANGED, field.name) for field in fields(LayerSettings)
+}
 
 ALL_CHANGED = A3CConfig(
     env="ALE/Seaquest-v5",
     head="hypernet",
     head_on="both",
-    neurocoder=NeurocoderSettings(
-        slots=7, key_dim=2, heads=3, steps=1, least_used=2, residual=False, keys="learned", beta=None,
-        gate_from="signal", gain=0.5, orthogonality_weight=0.2,
-        variant="release",
-    ),
-    hypernet=HyperNetSettings(scale="rows", hidden=5),
-    film=FiLMSettings(hidden=3), moe=MixtureOfExpertsSettings(experts=3, active=2, hidden=4, balance_weight=0.1),
-    nsm=StoredProgramSettings(slots=3, key_dim=2, key_loss_weight=0.1, variant="release"),
+    **CHANGED_LAYERS,
     workers=0, envs_per_worker=3, cpus_per_worker=2, gpus_per_worker=0.5, total_steps=99, seed=11, deterministic=True, precision="bf16",
     max_restarts=1, stall_seconds=9.0, max_staleness=5, max_bad_updates=2,
     rollout_steps=6, gamma=0.9, gae_lambda=0.8, entropy_weight=0.02, value_weight=0.25, reward_clip=2.0,
@@ -58,10 +48,15 @@ def test_settings_come_back_the_same_through_json(config):
 
 def test_the_changed_settings_above_change_every_field():
     defaults, altered = A3CConfig().to_dict(), ALL_CHANGED.to_dict()
-    for group in SETTINGS:
-        for name, value in defaults.pop(group).items():
-            assert altered[group][name] != value, f"{group}.{name}"
     assert [name for name, value in defaults.items() if altered[name] == value] == []
+
+
+@pytest.mark.parametrize("group", [None, "neurocoder"])
+def test_a_stored_setting_that_this_version_does_not_know_is_refused(group):
+    stored = A3CConfig().to_dict()
+    (stored if group is None else stored[group])["invented"] = 1
+    with pytest.raises(ValueError, match="invented"):
+        A3CConfig.from_dict(stored)
 
 
 def test_settings_of_layers_that_an_older_version_did_not_have_are_the_defaults():
@@ -118,11 +113,7 @@ NAN, INFINITE = float("nan"), float("inf")
 ABOVE_ZERO = (
     "--learning-rate", "--gradient-clip", "--reward-clip", "--rmsprop-epsilon", "--adam-epsilon", "--stall-seconds",
 )  # fmt: skip
-ZERO_OR_MORE = (
-    "--gpus-per-worker",
-    "--entropy-weight",
-    "--value-weight",
-)
+ZERO_OR_MORE = ("--gpus-per-worker", "--entropy-weight", "--value-weight")
 FROM_ZERO_TO_ONE = ("--gamma", "--gae-lambda", "--rmsprop-decay")
 OUT_OF_RANGE = [
     ("--env", "Seaqest"),
@@ -137,8 +128,7 @@ OUT_OF_RANGE = [
     ("--total-steps", 0),
     ("--rollout-steps", 0),
     ("--seed", -1),
-    ("--neurocoder.least-used", 80),
-    ("--hypernet.hidden", 0),
+    ("--neurocoder.slots", 0),
     *((flag, value) for flag in ABOVE_ZERO for value in (0.0, -1.0, NAN, INFINITE)),
     *((flag, value) for flag in ZERO_OR_MORE for value in (-0.1, NAN, INFINITE)),
     *((flag, value) for flag in FROM_ZERO_TO_ONE for value in (-0.1, 1.1, NAN)),

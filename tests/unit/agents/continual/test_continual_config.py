@@ -11,7 +11,8 @@ import torch
 from agents.continual.config import BENCHMARKS, LAYERS, METHODS, PRESETS, SCENARIOS, ContinualConfig, preset
 from agents.continual.network import build_network, flatten, unflatten
 from agents.stored_settings import read_settings
-from neurocoder.parameter_counts import ROWS, multi_head, parameter_count, split_cifar
+from neurocoder.networks.multi_head_mlp import MultiHeadMLP
+from neurocoder.parameter_counts import ROWS, parameter_count, split_cifar
 from neurocoder.settings import (
     FiLMSettings,
     HyperNetSettings,
@@ -109,7 +110,7 @@ def test_a_network_for_split_cifar_has_the_published_number_of_parameters_withou
     resnet = 11_689_512
     assert parameter_count(network("mlp", benchmark="split-cifar10")) == published - resnet
     kind = split_cifar(key_dim=5)
-    expected = parameter_count(multi_head(1000, 500, 500, 500, 5, body=kind, head=kind))
+    expected = parameter_count(MultiHeadMLP((1000, 500, 500, 500), 5, 1, hidden_layer=kind, head=kind))
     assert (
         parameter_count(network("neurocoder", benchmark="split-cifar100", classes=5, bias=True)) == expected
     )

@@ -1,4 +1,4 @@
-"""Convolution, pooling and ReLU in one against torch's three in double precision."""
+"""Convolution, pooling and ReLU in one pass against torch's three operations in double precision."""
 
 import pytest
 import torch
@@ -13,7 +13,8 @@ from neurocoder.networks.conv_lstm import ConvLSTM
 needs_compiler = pytest.mark.skipif(
     compiled.library(module.SOURCE) is None, reason="no C++ compiler, or NEUROCODER_FUSED=0"
 )
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-8}  # bf16 keeps 8 bits of a number
+# bf16 has 8 significant bits.
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-8}
 
 
 def random(*shape, seed=0):
@@ -26,7 +27,7 @@ def convolution(channels=32, *, kernel=5, padding=2) -> nn.Conv2d:
 
 
 def ours(x, conv, dtype=torch.float32, gradient=None):
-    """The output; with its gradient, also those of weight and bias."""
+    """Returns the output; with a gradient for the output, also the gradients of weight and bias."""
     with torch.no_grad():
         pooled, chosen = conv_pool_relu(x, conv.weight, conv.bias, conv.padding[0], dtype)
     if gradient is None:
@@ -35,7 +36,7 @@ def ours(x, conv, dtype=torch.float32, gradient=None):
 
 
 def by_torch(x, conv):
-    """In double precision, each operation by itself."""
+    """Does the same in double precision, one operation at a time."""
     weight, bias = conv.weight.double(), conv.bias.double()
     return F.max_pool2d(F.conv2d(x.double(), weight, bias, padding=conv.padding), 2).relu()
 
@@ -60,18 +61,19 @@ def test_values_and_gradients_are_those_of_torch_in_double_precision(channels, p
 
 
 @needs_compiler
-def test_bf16_is_the_nearest_to_fp32_and_of_two_as_near_the_even_one():
+def test_bf16_is_rounded_to_nearest_and_ties_to_even():
     conv, x = convolution(), torch.zeros(1, 1, 6, 6)
     with torch.no_grad():
         conv.weight.zero_()
-        conv.bias.copy_(1 + torch.arange(32) * 2.0**-9)  # halves of bf16's steps at 1
+        # The steps of bf16 at 1 are 2**-7, so some of these lie halfway between two.
+        conv.bias.copy_(1 + torch.arange(32) * 2.0**-9)
     assert torch.equal(ours(x, conv, torch.bfloat16)[0, :, 1, 1], conv.bias.to(torch.bfloat16))
 
 
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf], ids=str)
-def test_what_is_not_finite_is_seen_where_torch_shows_it(value, dtype):
+def test_numbers_that_are_not_finite_appear_where_torch_shows_them(value, dtype):
     x, conv = random(2, 1, 12, 12), convolution()
     x[1, 0, 5, 6] = value
     pooled, expected = ours(x, conv, dtype), by_torch(x, conv)
@@ -80,7 +82,7 @@ def test_what_is_not_finite_is_seen_where_torch_shows_it(value, dtype):
 
 
 @needs_compiler
-def test_where_the_relu_is_closed_nothing_is_learnt():
+def test_a_closed_relu_has_no_gradient():
     x, conv = random(2, 1, 12, 12), convolution()
     with torch.no_grad():
         conv.bias.fill_(-100.0)
@@ -89,7 +91,7 @@ def test_where_the_relu_is_closed_nothing_is_learnt():
 
 
 @needs_compiler
-def test_two_threads_give_what_one_gives():
+def test_two_threads_give_the_same_results_as_one():
     x, conv, threads = random(5, 1, 20, 20), convolution(), torch.get_num_threads()
     results = []
     try:
@@ -112,12 +114,12 @@ def test_two_threads_give_what_one_gives():
     ],
     ids=["double precision", "20 channels", "another kernel", "colours", "another device"],
 )
-def test_what_the_compiled_code_cannot_take_is_not_given_to_it(x, conv):
+def test_inputs_that_the_compiled_code_cannot_take_are_not_usable(x, conv):
     assert not usable(x, conv.weight, x.dtype)
 
 
 @needs_compiler
-def test_frames_in_another_memory_layout_are_taken_as_well():
+def test_frames_in_another_memory_layout_give_the_same_results():
     x, conv, gradient = random(2, 1, 10, 14).transpose(2, 3), convolution(), random(2, 32, 7, 5)
     assert not x.is_contiguous()
     pairs = zip(ours(x, conv, gradient=gradient), ours(x.contiguous(), conv, gradient=gradient), strict=True)
@@ -138,7 +140,7 @@ def test_the_features_of_a_network_are_the_same_with_and_without_it(dtype, monke
     frames = torch.randint(256, (4, 1, 80, 80), dtype=torch.uint8)
 
     def results():
-        """Features, and the gradients of the convolutions under them."""
+        """Returns features and the gradients of the convolutions."""
         features = network.features(frames)
         gradients = torch.autograd.grad(features.sum(), list(network.convolutions.parameters()))
         return [features, *gradients]

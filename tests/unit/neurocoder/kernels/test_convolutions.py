@@ -1,4 +1,4 @@
-"""The convolutions' gradient over all steps together against autograd's of each step, and what is kept for it."""
+"""The gradient of many forward passes together against autograd's gradient, and the memory that it needs."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from neurocoder.networks.conv_lstm import ConvLSTM
 
 @pytest.fixture(params=["compiled", "torch"])
 def way(request, monkeypatch) -> None:
-    """How it is computed."""
+    """Switches compiled code on or off."""
     if request.param == "torch":
         monkeypatch.setattr(conv_pool_relu, "usable", lambda *_: False)
         monkeypatch.setattr(pool_relu, "usable", lambda _: False)
@@ -41,11 +41,11 @@ def by_torch(x, network):
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=["double", "single"]
 )
-@pytest.mark.parametrize("together", [1, 3, 64])
-def test_the_gradient_of_steps_played_one_by_one_is_that_of_torch_in_double_precision(
-    way, dtype, tolerance, together, monkeypatch
+@pytest.mark.parametrize("group_frames", [1, 3, 64])
+def test_the_gradient_of_separate_passes_is_that_of_torch_in_double_precision(
+    way, dtype, tolerance, group_frames, monkeypatch
 ):
-    monkeypatch.setattr(convolutions, "TOGETHER", together)
+    monkeypatch.setattr(convolutions, "BACKWARD_FRAMES", group_frames)
     network, exact = small_network(dtype), small_network(torch.float64)
     steps = [frames(number, dtype, seed=number) for number in (3, 1, 2)]
     result = features([activations(x, network, dtype) for x in steps], network)
@@ -68,7 +68,7 @@ def test_in_half_precision_weights_and_features_stay_in_single(way):
     assert 0 < (result - expected).norm() < 0.02 * expected.norm()
 
 
-def test_weights_that_have_changed_since_are_noticed():
+def test_weights_that_changed_after_the_passes_are_an_error():
     network = small_network()
     result = features([activations(frames(2), network, torch.float32)], network)
     with torch.no_grad():
@@ -77,18 +77,18 @@ def test_weights_that_have_changed_since_are_noticed():
         result.sum().backward()
 
 
-def test_a_frame_keeps_a_third_of_what_torch_would_keep_for_its_gradient():
+def test_a_frame_needs_less_than_a_third_of_the_memory_that_torch_needs_for_its_gradient():
     network = ConvLSTM(6)
-    own = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    parameters = {p.untyped_storage().data_ptr() for p in network.parameters()}
     frame = torch.randint(256, (1, 1, 80, 80), dtype=torch.uint8)
 
     def nbytes(tensors) -> int:
-        """What several operations keep is counted once."""
+        """Counts tensors that several operations share once."""
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors}
-        return sum(storage.nbytes() for address, storage in storages.items() if address not in own)
+        return sum(storage.nbytes() for address, storage in storages.items() if address not in parameters)
 
-    kept: Activations = network.activations(frame)
+    ours: Activations = network.activations(frame)
     saved: list[torch.Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         by_torch(frame.float(), network.convolutions)
-    assert 0 < nbytes([*kept.inputs, *kept.chosen, kept.output]) < nbytes(saved) / 3
+    assert 0 < nbytes([*ours.inputs, *ours.chosen, ours.output]) < nbytes(saved) / 3

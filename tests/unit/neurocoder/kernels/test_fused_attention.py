@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def layer_of(seed: int = 0, **changes) -> NeurocoderLinear:
-    """A layer whose parameters are large enough for peaked attention."""
+    """Makes a layer whose parameters are large enough for peaked attention."""
     torch.manual_seed(seed)
     layer = NeurocoderLinear(
         7, 4, **dict(slots=9, key_dim=3, heads=2, steps=3, least_used=2, beta=6.0) | changes
@@ -32,12 +32,12 @@ def layer_of(seed: int = 0, **changes) -> NeurocoderLinear:
 
 
 def gradients(layer, x, weights):
-    """Output, and gradients of input and parameters, in double precision."""
+    """Returns the output and the gradients of input and parameters, converted to double precision."""
     x = x.detach().requires_grad_()
     y = layer(x)
     wanted = [x, *layer.parameters()]
-    found = torch.autograd.grad((y * weights).sum(), wanted, allow_unused=True)
-    return [y.detach().double(), *(torch.zeros(()) if g is None else g.double() for g in found)]
+    results = torch.autograd.grad((y * weights).sum(), wanted, allow_unused=True)
+    return [y.detach().double(), *(torch.zeros(()) if g is None else g.double() for g in results)]
 
 
 def assert_same_as_torch(layer, x):
@@ -50,7 +50,7 @@ def assert_same_as_torch(layer, x):
         single = gradients(layer, x, weights)
     size = torch.cat([tensor.flatten() for tensor in exact]).norm()
     for a, b, c in zip(fused, single, exact, strict=True):
-        # Where queries are nearly parallel to keys, single precision keeps few digits, in torch too.
+        # Where queries are nearly parallel to keys, single precision loses most digits, in torch too.
         assert (a - c).norm() <= 10 * (b - c).norm() + 1e-4 * c.norm() + 1e-5 * size
 
 
@@ -68,13 +68,13 @@ def assert_same_as_torch(layer, x):
     residual=st.booleans(),
     learn_beta=st.booleans(),
 )
-def test_for_every_setting_values_and_gradients_are_those_of_torch(seed, batch, slots, least_used, **changes):
+def test_values_and_gradients_are_those_of_torch_for_every_setting(seed, batch, slots, least_used, **changes):
     layer = layer_of(seed, slots=slots, least_used=min(least_used, slots - 1), **changes)
     assert_same_as_torch(layer, torch.randn(batch, 7))
 
 
 @pytest.mark.parametrize("batch", [1, 7, 8, 9, 64, 100])
-def test_inputs_do_not_see_each_other_whatever_their_number(batch):
+def test_inputs_do_not_affect_each_other_for_any_batch_size(batch):
     layer = layer_of()
     x = torch.randn(batch, 7)
     torch.testing.assert_close(layer(x), torch.cat([layer(row) for row in x.split(1)]), rtol=1e-5, atol=1e-5)
@@ -87,15 +87,16 @@ def test_no_inputs_give_no_outputs_and_gradients_of_zero():
     assert y.shape == (0, 4) and float(layer.memory.M_U.grad.abs().sum()) == 0
 
 
-def test_two_threads_give_what_one_gives():
+def test_two_threads_give_the_same_results_as_one():
     layer, x, weights = layer_of(), torch.randn(100, 7), torch.randn(100, 4)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         alone = gradients(layer, x, weights)
         torch.set_num_threads(2)
-        for one, two in zip(alone, gradients(layer, x, weights), strict=True):
-            assert (one - two).norm() <= 1e-4 * one.norm() + 1e-6 * len(x)  # sums in another order
+        for single, shared in zip(alone, gradients(layer, x, weights), strict=True):
+            # Two threads sum in another order.
+            assert (single - shared).norm() <= 1e-4 * single.norm() + 1e-6 * len(x)
     finally:
         torch.set_num_threads(threads)
 
@@ -108,14 +109,14 @@ def test_very_peaked_attention_neither_overflows_nor_loses_its_slot():
 
 
 @pytest.mark.parametrize("where", ["x", "memory.M_U", "memory.E_S", "memory.M_S", "controller.weight_hh"])
-def test_what_is_not_a_number_stays_visible(where):
+def test_not_a_number_stays_visible(where):
     layer, x = layer_of(), torch.randn(5, 7)
     with torch.no_grad():
         (x if where == "x" else layer.get_parameter(where)).view(-1)[0] = float("nan")
     assert layer(x).isnan().any()
 
 
-def test_within_transforms_and_autocast_torch_computes_the_same():
+def test_torch_computes_the_same_within_transforms_and_autocast():
     layer, x = layer_of(), torch.randn(6, 7)
     expected = layer(x)
     torch.testing.assert_close(
@@ -130,9 +131,10 @@ def test_within_transforms_and_autocast_torch_computes_the_same():
     [{"NEUROCODER_FUSED": "0"}, {"PATH": "/nonexistent"}, {"XDG_CACHE_HOME": "/proc/nonexistent"}],
     ids=["switched off", "no compiler", "no cache folder"],
 )
-def test_where_it_cannot_be_compiled_the_layer_computes_the_same_in_torch(changes, tmp_path):
+def test_without_compiled_code_the_layer_computes_the_same_in_torch(changes, tmp_path):
     program = (
-        "import torch; from neurocoder import NeurocoderLinear; from neurocoder.kernels import fused_attention; torch.manual_seed(0); "
+        "import torch; from neurocoder import NeurocoderLinear; from neurocoder.kernels import fused_attention; "
+        "torch.manual_seed(0); "
         "layer = NeurocoderLinear(7, 4, slots=9, key_dim=3, heads=2, steps=3, least_used=2); "
         "print(fused_attention.library() is None, layer(torch.ones(2, 7)).sum().item())"
     )
@@ -152,7 +154,7 @@ def test_where_it_cannot_be_compiled_the_layer_computes_the_same_in_torch(change
     assert sums[0] == pytest.approx(sums[1], rel=1e-4)
 
 
-def test_a_user_without_a_home_folder_has_the_layer_in_torch(monkeypatch):
+def test_a_user_without_a_home_folder_gets_the_layer_in_torch(monkeypatch):
     def home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 

@@ -1,4 +1,4 @@
-"""Pooling and ReLU in one against torch's two, and what is kept for the gradient."""
+"""Pooling and ReLU in one pass against torch's two operations."""
 
 import pytest
 import torch
@@ -10,13 +10,14 @@ from neurocoder.kernels.pool_relu import pool_relu, pool_relu_backward, usable
 
 
 def maps(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).mul(2).round()  # many are equal
+    # Rounding makes many numbers equal.
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).mul(2).round()
     return x.to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
 
 
 @pytest.fixture(params=["compiled", "torch"])
 def way(request, monkeypatch) -> str:
-    """How it is computed."""
+    """Switches compiled code on or off."""
     if request.param == "torch":
         monkeypatch.setattr(module, "usable", lambda x: False)
     elif compiled.library(module.SOURCE) is None:
@@ -51,13 +52,13 @@ def test_infinities_and_zeros_of_both_signs_are_treated_as_by_torch(way):
     assert_same_as_torch(x.contiguous(memory_format=torch.channels_last).requires_grad_())
 
 
-def test_what_is_not_a_number_stays_so(way):
+def test_not_a_number_stays_not_a_number(way):
     x = torch.zeros(1, 8, 4, 4).contiguous(memory_format=torch.channels_last)
     x[0, 3, 1, 2] = torch.nan
     assert pool_relu(x)[0].isnan().nonzero().tolist() == [[0, 3, 0, 1]]
 
 
-def test_two_threads_give_what_one_gives():
+def test_two_threads_give_the_same_results_as_one():
     x, threads = maps(5, 32, 10, 9, dtype=torch.float32), torch.get_num_threads()
     try:
         for count in (1, 2):
@@ -67,13 +68,13 @@ def test_two_threads_give_what_one_gives():
         torch.set_num_threads(threads)
 
 
-def test_maps_in_torchs_own_layout_and_empty_ones_are_taken_as_well():
+def test_maps_in_torchs_default_layout_and_empty_maps_give_the_same_results():
     x = torch.randn(2, 3, 6, 6)
     assert not usable(x)
     torch.testing.assert_close(pool_relu(x)[0], F.max_pool2d(x, 2).relu())
     assert pool_relu(maps(2, 3, 6, 6, dtype=torch.float32)[:0])[0].shape == (0, 3, 3, 3)
 
 
-def test_maps_too_large_for_its_numbers_are_refused():
+def test_maps_with_more_pixels_than_16_bits_can_number_are_refused():
     with pytest.raises(AssertionError):
         pool_relu(maps(1, 1, 182, 182, dtype=torch.float32))

@@ -1,4 +1,4 @@
-"""The Neural Turing Machine: against a slow loop over cells, its addressing, its gradients, and that it learns."""
+"""The Neural Turing Machine: a slow loop over cells gives the same; its addressing, gradients and learning."""
 
 import math
 from functools import partial
@@ -23,7 +23,7 @@ SETTINGS = {
 
 
 def tiny(factory=nn.Linear, *, seed=0):
-    """In 5, out 3, hidden 7, 6 cells of width 4."""
+    """Makes an NTM with input 5, output 3, hidden 7 and 6 cells of width 4."""
     torch.manual_seed(seed)
     return NTM(5, 3, hidden=7, cells=6, cell_width=4, output_layer=factory)
 
@@ -60,7 +60,7 @@ def slow_addressing(parameters, memory, previous):
 
 
 def slow_ntm(ntm, inputs):
-    """Logits of one sequence (T, in), and the weightings of both heads at every step."""
+    """Computes the logits of one sequence (T, in), and the weightings of both heads at every step."""
     memory = ntm.memory_0.tolist()
     cells, width = len(memory), len(memory[0])
     h, c, read = ntm.h_0, ntm.c_0, ntm.read_0
@@ -93,7 +93,7 @@ def slow_ntm(ntm, inputs):
 
 
 def weightings(ntm, inputs):
-    """Of both heads at every step: (T, B, 2, N)."""
+    """The weightings of both heads at every step, (T, B, 2, N)."""
     state, weights = ntm.initial_state(len(inputs)), []
     for x in inputs.unbind(dim=1):
         state = ntm.step(x, state)
@@ -112,7 +112,7 @@ def lively():
 
 
 @torch.no_grad()
-def test_a_sequence_is_treated_as_by_a_loop_over_cells(lively):
+def test_logits_and_weightings_equal_those_of_a_loop_over_cells(lively):
     inputs = random(2, 8, 5)
     expected = [slow_ntm(lively, sequence) for sequence in inputs]
     torch.testing.assert_close(lively(inputs), torch.stack([e[0] for e in expected]), rtol=1e-10, atol=1e-10)
@@ -141,7 +141,7 @@ def test_a_head_moves_on_stays_or_moves_back_around_the_ring_of_cells(shift, cel
     torch.testing.assert_close(weights, torch.eye(4, dtype=torch.float64)[cell].expand(1, 2, 4))
 
 
-def test_an_open_gate_finds_the_cell_most_like_the_key_wherever_the_head_was():
+def test_an_open_gate_moves_the_head_to_the_cell_most_like_the_key():
     weights = address(interface(strength=100.0, gate=50.0, shift=(0.0, 50.0, 0.0)), MEMORY, AT_CELL_3)
     torch.testing.assert_close(weights, torch.eye(4, dtype=torch.float64)[1].expand(1, 2, 4))
 
@@ -224,14 +224,14 @@ def test_inputs_of_a_wrong_shape_are_refused_with_the_right_one(shape):
 # Sequences
 
 
-def test_nothing_is_carried_from_one_call_to_the_next(lively):
+def test_a_call_does_not_depend_on_earlier_calls(lively):
     inputs = random(2, 5, 5)
     first = lively(inputs)
     lively(random(2, 5, 5, seed=1)).sum().backward()
     torch.testing.assert_close(lively(inputs), first, rtol=0, atol=0)
 
 
-def test_a_sequence_is_treated_the_same_alone_and_in_a_batch(lively):
+def test_a_sequence_has_the_same_logits_alone_and_in_a_batch(lively):
     inputs = random(4, 6, 5)
     torch.testing.assert_close(lively(inputs[2:3]), lively(inputs)[2:3], rtol=1e-10, atol=1e-10)
 
@@ -283,17 +283,19 @@ def test_gradients_are_those_of_finite_differences(lively):
 # Learning
 
 
-def test_it_learns_to_give_back_a_vector_that_only_the_memory_can_carry():
+def test_the_ntm_learns_to_return_a_vector_that_only_the_memory_can_carry():
     torch.manual_seed(0)
     ntm = NTM(6, 4, hidden=32, cells=8, cell_width=6)
-    with torch.no_grad():  # a controller that forgets everything from one step to the next
+    # The controller forgets everything from one step to the next.
+    with torch.no_grad():
         ntm.controller.weight_hh.zero_().requires_grad_(False)
         ntm.controller.bias_hh.chunk(4)[1].fill_(-100)
     optimizer = torch.optim.Adam(ntm.parameters(), lr=1e-2)
     losses = []
     for _ in range(100):
         bits = torch.randint(2, (32, 4)).float()
-        inputs = torch.zeros(32, 4, 6)  # start, vector, end, answer
+        # The four steps are start, vector, end and answer.
+        inputs = torch.zeros(32, 4, 6)
         inputs[:, 0, 4] = inputs[:, 2, 5] = 1
         inputs[:, 1, :4] = bits
         loss = F.binary_cross_entropy_with_logits(ntm(inputs)[:, -1], bits)

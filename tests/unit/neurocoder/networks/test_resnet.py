@@ -1,6 +1,6 @@
-"""ResNet-18 against torchvision's names, shapes and outputs, its folded trunk, and the Split CIFAR networks on top of it.
+"""ResNet-18 against torchvision's names, shapes and outputs; its folded trunk; the Split CIFAR networks on top.
 
-The trunk's weights are looked for in the folder NEUROCODER_DATA, or beside the checkout in shared/data.
+The folder of the trunk's weights is NEUROCODER_DATA, or shared/data next to the checkout.
 """
 
 import os
@@ -16,7 +16,7 @@ from torch import nn
 from neurocoder import NeurocoderLinear, output_layer
 from neurocoder.networks.mlp import MLP
 from neurocoder.networks.resnet import ResNet18, ResNet18Trunk, fold_batch_norm
-from neurocoder.parameter_counts import parameter_count
+from neurocoder.output_layers import parameter_count
 from tests.commands import ROOT
 
 DATA = Path(os.environ.get("NEUROCODER_DATA") or ROOT.parent / "shared" / "data")
@@ -63,7 +63,7 @@ def with_random_norms(network: nn.Module) -> nn.Module:
 
 
 def features_by_hand(arrays, images, layers):
-    """Pooled features after `layers` layers in float64: functional calls on the arrays, folded or with batch norm."""
+    """Computes pooled features after `layers` layers in float64, with functional calls on the arrays."""
     arrays = {name: torch.as_tensor(array).double() for name, array in arrays.items()}
 
     def convolve(x, name, norm, stride=1):
@@ -107,7 +107,7 @@ def test_parameter_count_is_the_official_one():
     assert parameter_count(ResNet18()) == 11_689_512
 
 
-def test_it_starts_as_in_torchvision():
+def test_initial_weights_have_torchvisions_distributions():
     for name, module in ResNet18().named_modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.out_channels * module.kernel_size[0] ** 2
@@ -172,7 +172,7 @@ def test_a_missing_array_and_a_wrong_shape_are_named():
         ResNet18Trunk().load_folded(arrays | {"conv1.weight": torch.zeros(64, 3, 3, 3)})
 
 
-def test_a_frozen_network_gives_no_gradient_and_keeps_its_statistics():
+def test_a_frozen_network_has_no_gradient_and_its_statistics_do_not_change():
     network = ResNet18().eval().requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     assert not network(torch.randn(2, 3, 32, 32)).requires_grad
@@ -225,10 +225,11 @@ def test_outputs_and_gradients_equal_those_of_torchvision(training):
     ):
         assert name == their_name
         close(parameter.grad, their_parameter.grad)
-    close(dict(ours.state_dict()), dict(theirs.state_dict()))  # running statistics, too
+    # This includes the running statistics.
+    close(dict(ours.state_dict()), dict(theirs.state_dict()))
 
 
-# The Split CIFAR networks: frozen features -> 500-500-500 with ReLU -> one head a task.
+# The Split CIFAR networks: frozen features -> 500-500-500 with ReLU -> one head for each task.
 
 
 def split_cifar_mlp(features: int, classes: int) -> nn.Module:
