@@ -112,6 +112,6 @@ def test_an_agent_is_trained_with_a_new_layer_as_its_head(checkout):
 
 
 def test_a_new_layers_settings_are_checked_by_their_flags(checkout):
-    done = run(checkout, "-m", "launch.train", "--scaled.initial", 0, *SHORT_RUN)
+    done = run(checkout, "-m", "launch.train", "--head", "scaled", "--scaled.initial", 0, *SHORT_RUN)
     assert done.returncode == 2
     assert done.stderr == "error: --scaled.initial is 0.0; it must be a finite number above 0\n"
