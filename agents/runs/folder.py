@@ -4,6 +4,7 @@
       run.lock       held by the live process, says which one it is
       config.json    the settings, as they were resolved
       checkpoints/   see `agents.runs.checkpoints`
+      result.json    of a run that has ended, or failed.json
 
 Neither torch nor Ray is imported, so that a run which cannot start says so at once.
 """
@@ -23,6 +24,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from agents.runs.checkpoints import list_checkpoints, sync_folder, write_durably
+
+
+RESULT, FAILED = "result.json", "failed.json"
+"""The file that a finished run leaves in its folder, and that of a run that failed."""
 
 
 class RunFolderError(ValueError):
@@ -107,7 +112,11 @@ class RunFolder:
 
 def write_json_atomically(path: Path, value: dict[str, Any] | list[Any]) -> None:
     """Write `value` as JSON to `path`; a reader sees the old or the new text, whole. Raises OSError."""
-    data = (json.dumps(value, indent=2) + "\n").encode()
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file durably; a reader sees the old or the new content, whole. Raises OSError."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     temporary.unlink(missing_ok=True)  # of a dead process that had our process id
     try:
