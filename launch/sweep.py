@@ -23,14 +23,14 @@ from agents.a3c.presets import preset
 from agents.errors import TrainingError
 from agents.flags import flag
 from agents.runs.best import find_checkpoints
+from agents.runs.folder import RESULT
 from agents.runs.recording import Recording
 from agents.runs.score_statistics import interquartile_mean, stratified_bootstrap_interval
 from envs.atari import resolve
 from envs.atari_scores import human_normalised_score
 from launch.command_line.errors import check_address, fail
-from launch.command_line.experiment import make_runs, resumed_runs, seed_range
 from launch.command_line.interruption import Interruption
-from launch.experiments.ray_tasks import RESULT
+from launch.experiments.folder import make_runs, resumed_runs, seed_range
 from neurocoder.checks import check_at_least
 
 PROGRAM = "python -m launch.sweep"

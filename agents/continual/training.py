@@ -16,8 +16,8 @@ from torch.func import functional_call, vmap
 
 from agents.continual.config import ContinualConfig
 from agents.continual.fisher import diagonal_fisher
-from agents.continual.network import build_network, flatten, unflatten
 from agents.continual.metrics import accuracy_on_seen_tasks, all_metrics
+from agents.continual.network import build_network, flatten, unflatten
 from agents.continual.regularizers import REGULARIZERS, Regularizer
 from agents.continual.tasks import Split, Task, TaskStream, shuffled
 from agents.errors import TrainingError
@@ -117,7 +117,8 @@ class ContinualTraining:
         self.regularizer = REGULARIZERS.get(config.method, Regularizer)(config.strength)
         self.tasks_done, self.seconds = 0, 0.0
         # Steps of the task in progress, and its batches that are left.
-        self.task_step, self._batches = 0, iter[Split](())
+        self.task_step = 0
+        self._batches: Iterator[Split] = iter(())
         tasks = len(stream.tasks)
         if snapshot is None:
             self.accuracy = torch.zeros(len(rows), tasks, tasks, dtype=torch.float64)

@@ -25,7 +25,6 @@ from typing import Any, Self
 
 from agents.runs.checkpoints import list_checkpoints, sync_folder, write_durably
 
-
 RESULT, FAILED = "result.json", "failed.json"
 """The file that a finished run leaves in its folder, and that of a run that failed."""
 

@@ -17,13 +17,12 @@ from agents.actor_critic.training import Snapshot
 from agents.errors import TrainingError
 from agents.runs.atari_run import AtariRun
 from agents.runs.checkpoints import list_checkpoints, load_newest
-from agents.runs.folder import RunFolder, write_json_atomically
+from agents.runs.folder import RESULT, RunFolder, write_json_atomically
 from agents.runs.recorder import LAST_EVALUATIONS
 from agents.runs.recording import Recording
 from agents.runs.snapshots import to_snapshot
 from agents.runs.transfer import start_from
 from agents.stored_settings import read_settings
-from launch.experiments.ray_tasks import RESULT
 
 REPORT_SECONDS = 10.0  # between two reports to Tune
 
