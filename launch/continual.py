@@ -37,8 +37,7 @@ class Arguments(ExperimentArguments):
     layer: str = "neurocoder"
     """Layers, separated by commas: mlp, nsm, neurocoder, lowrank."""
     preset: str = "best"
-    """The Neurocoder and its control. best: only the heads, with residual program, which was best over methods. table-6: the paper's,
-    all layers."""
+    """The Neurocoder: best (only the heads, with residual program: best over methods) or table-6 (the paper's: all layers)."""
     seeds: int = 1
     """Runs of each layer and method, with seeds from --first-seed on."""
     first_seed: int = 1

@@ -18,13 +18,15 @@ import matplotlib.image
 import pytest
 import torch
 
-from agents.continual.config import ContinualConfig, preset
+from agents.continual.config import ContinualConfig
+from agents.continual.presets import preset
 from agents.runs.checkpoints import list_checkpoints, load_newest
 from agents.stored_settings import read_settings
-from launch.command_line.experiment import make_runs
+from launch.experiments.folder import make_runs
 from launch.continual import main
-from launch.experiments.continual_run import execute
-from launch.results.continual import conclude
+from launch.experiments.ray_tasks import Progress
+from launch.experiments.run import execute
+from launch.results.experiment import conclude
 from tests import commands
 from tests.commands import NO_NETWORK, curves, finished, in_this_process, result_of, rows_of, wait_for
 
@@ -151,7 +153,7 @@ def test_a_broken_run_comes_to_the_very_numbers_of_one_that_never_stopped(broken
     (path,) = make_runs(tmp_path, {"whole": json.loads((broken.run / "config.json").read_text())})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    execute(path, lambda line: False)
+    execute(path, Progress())
     torch.set_num_threads(threads)
     ours, theirs = result_of(broken.run), result_of(path)
     for field in ("accuracy", "untrained", "seeds", "parameters", "config"):
@@ -222,7 +224,7 @@ def test_a_run_on_ray_comes_to_the_very_numbers_of_a_run_in_this_process(grid, t
     (path,) = make_runs(tmp_path, {"here": json.loads((theirs / "config.json").read_text())})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a task: sums depend on it
-    execute(path, lambda line: False)
+    execute(path, Progress())
     torch.set_num_threads(threads)
     assert result_of(path)["accuracy"] == result_of(theirs)["accuracy"]
     ours, others = (load_newest(p / "checkpoints", warn=pytest.fail).tensors for p in (path, theirs))

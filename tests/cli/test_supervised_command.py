@@ -17,8 +17,8 @@ from agents.runs.checkpoints import list_checkpoints, load_newest
 from agents.stored_settings import read_settings
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.presets import preset
-from launch.results.supervised import draw
-from launch.results.supervised import finished as finished_runs
+from launch.results.experiment import draw
+from launch.results.experiment import finished as finished_runs
 from tests import commands
 from tests.commands import ROOT, curves, result_of, rows_of, wait_for
 

@@ -16,7 +16,7 @@ from agents.errors import TrainingError
 from agents.runs.checkpoints import list_checkpoints, load_checkpoint
 from agents.runs.recording import Recording
 from agents.runs.snapshots import save
-from launch.command_line.experiment import make_runs
+from launch.experiments.folder import make_runs
 from launch.experiments.tune_trial import SweepTrial
 from launch.sweep import main, table
 from tests.commands import in_this_process, refusal, result_of, start, wait_for

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from agents.continual.config import preset
+from agents.continual.presets import preset
 from agents.continual.data import OFFICIAL, TRUNK, cifar_features, load_stream
 from envs import images
-from launch.command_line.experiment import make_runs
+from launch.experiments.folder import make_runs
 from launch.continual import main
-from launch.experiments.continual_run import prepare
+from launch.experiments.run import prepare
 from neurocoder.networks.resnet import ResNet18Trunk
 from tests.commands import NO_NETWORK, NOT_A_FOLDER, ROOT, in_this_process, result_of, rows_of
 
@@ -54,7 +54,7 @@ def with_trunk(pictures, trunk_file, tmp_path, monkeypatch) -> Path:
 
 
 def cached(folder: Path) -> list[Path]:
-    return sorted((folder.parent / "cache" / "neurocoder").glob("*/*/features.safetensors"))
+    return sorted((folder.parent / "cache" / "neurocoder").glob("*.safetensors"))
 
 
 def features(folder: Path, device: str = "cpu") -> list[torch.Tensor]:
@@ -106,9 +106,9 @@ def test_damaged_features_are_computed_again_and_those_of_other_images_apart(wit
 
 def test_a_split_of_cifar_is_made_of_its_features(with_trunk):
     config = preset("split-cifar10", scenario="task", method="adam", layer="mlp")
-    stream, source = load_stream(config.benchmark, config.scenario, with_trunk, torch.device("cpu"))
+    stream = load_stream(config.benchmark, config.scenario, with_trunk, torch.device("cpu"))
     x, labels, *_ = features(with_trunk)
-    assert source == "ResNet-18 trunk to layer3, 256 features" and len(stream.tasks) == 5
+    assert stream.features == "ResNet-18 trunk to layer3, 256 features" and len(stream.tasks) == 5
     for number, task in enumerate(stream.tasks):
         chosen = [i for i, label in enumerate(labels.tolist()) if label in (2 * number, 2 * number + 1)]
         assert torch.equal(task.train.x, x[chosen]) and task.test.x.shape == (2, 256)
@@ -118,7 +118,7 @@ def test_features_for_runs_on_another_machine_s_gpu_are_computed_on_what_there_i
     config = preset("split-cifar10", scenario="task", method="adam", layer="mlp")
     described = {"label": "mlp", "continual": config.to_dict(), "data": str(with_trunk), "device": "cuda"}
     (path,) = make_runs(tmp_path / "runs", {"mlp": described})
-    prepare(path)
+    prepare(path, {})
     assert len(cached(with_trunk)) == 1
 
 

@@ -18,10 +18,11 @@ import torch
 from agents.runs.checkpoints import list_checkpoints, load_newest
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.presets import preset
-from launch.command_line.experiment import make_runs, unfinished_runs
+from launch.experiments.folder import make_runs, unfinished_runs
 from launch.command_line.interruption import Interruption
-from launch.experiments.ray_tasks import FAILED, RESULT, run_here, run_on_ray
-from launch.experiments.supervised_run import execute
+from agents.runs.folder import FAILED, RESULT
+from launch.experiments.ray_tasks import run_here, run_on_ray
+from launch.experiments.run import execute
 from tests.commands import curves, wait_for
 
 STEPS = 500  # with a record, and soon after it a checkpoint, every 100

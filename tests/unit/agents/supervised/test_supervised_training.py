@@ -12,14 +12,14 @@ from torch import nn
 from agents.errors import TrainingError
 from agents.runs.checkpoints import load_newest
 from agents.seeding import mixed_seed
-from agents.stored_settings import read_settings
 from agents.supervised import training as module
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.presets import preset
 from agents.supervised.training import Record, Snapshot, SupervisedTraining, best
 from envs import polynomials
 from envs.images import data_folder, ensure_files, load
-from launch.experiments.supervised_run import save, to_snapshot
+from agents.runs.snapshots import to_snapshot
+from launch.experiments.run import save
 from neurocoder import NeurocoderLinear
 from neurocoder.networks.gru import GRURegressor
 from neurocoder.settings import MixtureOfExpertsSettings, NeurocoderSettings
@@ -63,8 +63,8 @@ def test_accuracy_is_that_of_a_loop_over_the_test_images(data):
         for image, label in zip(images, labels, strict=True):
             right += int(training.network(image[None] / 255).argmax() == label)
     assert 0 < right < 501
-    assert record.metric == 100 * right / 501
-    assert training.curve == [(5, record.metric)]
+    assert record.metrics == {"test_accuracy": 100 * right / 501}
+    assert training.curve == [(5, 100 * right / 501)]
 
 
 def by_hand(config: SupervisedConfig, steps: int) -> tuple[GRURegressor | nn.Module, list[float]]:
@@ -139,7 +139,8 @@ def test_the_steps_of_training_are_those_of_a_plain_loop(name):
     assert all(not torch.allclose(after[key], before[key], rtol=1e-4, atol=1e-6) for key in before)
     assert record.step == 20 and sum(record.losses.values()) == pytest.approx(sum(losses) / 20, rel=1e-5)
     assert (record.losses["extra"] > 0) == (config.layer == "neurocoder")
-    assert record.metric == record.losses["task"]  # the sequences are fresh, so this is a test
+    # The sequences are fresh, so this is a test.
+    assert record.metrics == {"mse": record.losses["task"]}
 
 
 def test_the_learning_rate_is_divided_by_ten_after_half_and_after_three_quarters_of_the_steps(monkeypatch):
@@ -183,8 +184,8 @@ def test_records_end_at_evaluations_and_at_the_end_and_evaluations_are_the_curve
     training = SupervisedTraining(digits(epochs=None, steps=12), data, CPU)
     records = train(training)
     assert [record.step for record in records] == [3, 5, 8, 10, 12]
-    assert [record.step for record in records if record.metric is not None] == [5, 10, 12]
-    assert training.curve == [(r.step, r.metric) for r in records if r.metric is not None]
+    assert [record.step for record in records if record.metrics] == [5, 10, 12]
+    assert training.curve == [(r.step, r.metrics["test_accuracy"]) for r in records if r.metrics]
 
 
 @pytest.mark.parametrize(("larger", "expected"), [(True, (2, 5.0)), (False, (1, 1.0))])
@@ -237,8 +238,8 @@ def test_a_run_continued_from_a_checkpoint_is_bit_identical_to_one_that_never_st
     config, expected = uninterrupted
     stopped = SupervisedTraining(config, data, CPU)
     train(stopped, until=stop)
-    save(tmp_path, stopped.snapshot(), config, stopped)
-    snapshot = to_snapshot(load_newest(tmp_path, warn=pytest.fail))
+    save(stopped, tmp_path, keep=2, about={})
+    snapshot = to_snapshot(Snapshot, load_newest(tmp_path, warn=pytest.fail))
     assert snapshot.step == stop
     continued = SupervisedTraining(config, data, CPU, snapshot)
     records = train(continued)
@@ -266,9 +267,9 @@ def test_a_checkpoint_has_the_settings_and_the_latest_metric_beside_its_tensors(
     config = digits()
     training = SupervisedTraining(config, data, CPU)
     train(training, until=5)
-    save(tmp_path, training.snapshot(), config, training)
+    save(training, tmp_path, keep=2, about={"config": config.to_dict()})
     state = load_newest(tmp_path, warn=pytest.fail).state
-    assert read_settings(SupervisedConfig, state["config"]) == config
+    assert SupervisedConfig.from_dict(state["config"]) == config
     assert state["metric"] == training.curve[0][1]
 
 
@@ -284,4 +285,4 @@ def test_three_hundred_steps_are_enough_to_read_most_of_the_real_digits():
         pytest.skip("no files of mnist in the folder of NEUROCODER_DATA or data, nor in ../shared/data")
     config = replace(preset("mnist", layer="mlp"), epochs=None, steps=300)
     records = train(SupervisedTraining(config, folder, CPU))
-    assert records[-1].metric > 80  # guessing reads 10 percent
+    assert records[-1].metrics["test_accuracy"] > 80  # guessing reads 10 percent
