@@ -19,7 +19,7 @@ from torch import Tensor
 from agents.continual.config import BENCHMARKS
 from agents.continual.tasks import CLASSES_PER_TASK, Split, TaskStream, mnist_features, split_tasks
 from agents.image_scales import SCALES
-from agents.runs.folder import write_atomically
+from agents.runs.checkpoints import sync_folder, write_durably
 from envs import images
 from neurocoder.networks.resnet import ResNet18, ResNet18Trunk
 
@@ -104,9 +104,14 @@ def _write_cache(path: Path, tensors: dict[str, Tensor]) -> None:
         ValueError: the file cannot be written.
     """
     content = save(tensors)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path.with_name(_cache_name(path, content)), content)
+        # Left by a dead process that had the same process id.
+        temporary.unlink(missing_ok=True)
+        write_durably(temporary, content)
+        temporary.replace(path.with_name(_cache_name(path, content)))
+        sync_folder(path.parent)
     except OSError as error:
         reason = f"cannot be written ({error}); name another cache folder by XDG_CACHE_HOME"
         raise ValueError(f"{path}: {reason}") from error

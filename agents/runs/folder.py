@@ -111,11 +111,7 @@ class RunFolder:
 
 def write_json_atomically(path: Path, value: dict[str, Any] | list[Any]) -> None:
     """Write `value` as JSON to `path`; a reader sees the old or the new text, whole. Raises OSError."""
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file durably; a reader sees the old or the new content, whole. Raises OSError."""
+    data = (json.dumps(value, indent=2) + "\n").encode()
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     temporary.unlink(missing_ok=True)  # of a dead process that had our process id
     try:

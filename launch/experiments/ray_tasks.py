@@ -37,7 +37,7 @@ class Progress:
         """Takes the run's latest progress line."""
 
     def should_stop(self) -> bool:
-        """Whether the run should write its last checkpoint and return. True only after a report."""
+        """Whether the run should write its last checkpoint and return."""
         return False
 
 
@@ -203,7 +203,7 @@ def run_as_task(execute: Execute, run: Path, mailbox: "ActorHandle") -> str | No
 
 
 class ProgressOnRay(Progress):
-    """The link between a run in a Ray worker and the mailbox. One remote call reports and asks whether to stop."""
+    """The link between a run in a Ray worker and the mailbox. One remote call reports, and asks whether to stop."""
 
     def __init__(self, mailbox: "ActorHandle", name: str):
         self.mailbox, self.name, self.stop = mailbox, name, False

@@ -20,7 +20,7 @@ from agents.supervised import training as supervised
 from agents.supervised.config import SupervisedConfig
 from launch.experiments.ray_tasks import Progress
 
-# Seconds between two reports, each of which also asks whether to stop.
+# Seconds between two reports.
 REPORT_SECONDS = 1.0
 
 
@@ -143,7 +143,8 @@ def train(
             now = time.monotonic()
             if now - reported >= REPORT_SECONDS:
                 progress.report(training.progress(record))
-                reported, stop = now, progress.should_stop()
+                reported = now
+            stop = progress.should_stop()
             due = stop or training.finished or now - saved >= save_seconds
             if due and training.can_be_saved:
                 # Curves come first, so that a run which continues from the checkpoint has no gap in them.

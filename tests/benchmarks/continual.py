@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from agents.continual.presets import preset
 from agents.continual.data import load_stream
+from agents.continual.presets import preset
 from agents.continual.tasks import Split
 from agents.continual.training import ContinualTraining
 from envs.images import data_folder, ensure_files

@@ -21,9 +21,8 @@ import torch
 from agents.continual.config import ContinualConfig
 from agents.continual.presets import preset
 from agents.runs.checkpoints import list_checkpoints, load_newest
-from agents.stored_settings import read_settings
-from launch.experiments.folder import make_runs
 from launch.continual import main
+from launch.experiments.folder import make_runs
 from launch.experiments.ray_tasks import Progress
 from launch.experiments.run import execute
 from launch.results.experiment import conclude
@@ -174,7 +173,7 @@ def test_a_finished_experiment_has_nothing_to_resume_and_its_run_is_not_overwrit
         "split-mnist", "--layer", "mlp", "--method", "si", "--seeds", 2, "--together", 2, "--data-dir", digits,
         "--run-dir", broken.folder,
     )  # fmt: skip
-    assert f"there is such a run already; go on with it by --resume {broken.folder}" in line
+    assert f"this run exists already; continue it by --resume {broken.folder}" in line
     assert (broken.run / "result.json").read_bytes() == before
 
 
@@ -198,7 +197,7 @@ def test_every_layer_method_and_seed_is_a_run_in_a_folder_of_its_own(grid):
     for name in runs:
         result = result_of(folder / name)
         layer, method, seed = re.fullmatch(r"(\w+)-(\w+)-seed(\d)", name).groups()
-        config = read_settings(ContinualConfig, result["config"])
+        config = ContinualConfig.from_dict(result["config"])
         expected = preset("split-mnist", scenario="domain", method=method, layer=layer)
         assert config == replace(expected, epochs=1, hidden=8, batch_size=20, seeds=(int(seed),))
         assert config.strength == (0.5 if method == "l2" else 0)
@@ -261,10 +260,10 @@ def slow_metrics(result: dict[str, Any]) -> dict[str, float]:
 def means_and_deviations(folder: Path, label: str) -> dict[str, tuple[float, float]]:
     of_seeds = [slow_metrics(result_of(folder / f"{label}-seed{seed}")) for seed in (1, 2)]
     values = {name: [metrics[name] for metrics in of_seeds] for name in METRICS}
-    return {name: (statistics.mean(of), statistics.pstdev(of)) for name, of in values.items()}
+    return {name: (statistics.mean(of), statistics.stdev(of)) for name, of in values.items()}
 
 
-def test_the_summary_has_mean_and_population_deviation_over_seeds_of_every_metric(grid):
+def test_the_summary_has_mean_and_sample_deviation_over_seeds_of_every_metric(grid):
     folder, _ = grid
     rows = rows_of(folder / "summary.csv")
     assert [(row["label"], row["metric"]) for row in rows] == [
@@ -281,12 +280,45 @@ def test_the_summary_has_mean_and_population_deviation_over_seeds_of_every_metri
 
 def test_the_table_is_printed_with_a_line_for_every_layer_and_method(grid):
     folder, output = grid
-    head, *lines = output.splitlines()[-5:]
-    assert re.split(r"  +", head.strip()) == ["parameters", "n", *METRICS]
+    title, head, *lines = output.splitlines()[-6:]
+    assert title == "average accuracy: mean ± sample deviation over n seeds"
+    assert re.split(r"  +", head) == ["label", "parameters", "n", "failed", *METRICS]
     for line, label in zip(lines, LABELS, strict=True):
-        cells = [f"{m:.2f} ± {d:.2f}" for m, d in means_and_deviations(folder, label).values()]
+        cells = [f"{m:.5g} ± {d:.3g}" for m, d in means_and_deviations(folder, label).values()]
         parameters = result_of(folder / f"{label}-seed1")["parameters"]
-        assert re.split(r"  +", line) == [label, f"{parameters:,}", "2", *cells]
+        assert re.split(r"  +", line) == [label, f"{parameters:,}", "2", "0", *cells]
+
+
+def test_a_result_has_the_metrics_and_the_curve_over_tasks_seen_as_means_over_its_seeds(broken):
+    result = result_of(broken.run)
+    seeds = [
+        result | {"accuracy": [R], "untrained": [row]}
+        for R, row in zip(result["accuracy"], result["untrained"], strict=True)
+    ]
+    by_seed = [slow_metrics(seed) for seed in seeds]
+    assert len(by_seed) == 2
+    assert result["scalars"] == pytest.approx(
+        {name: statistics.mean(metrics[name] for metrics in by_seed) for name in METRICS}
+    )
+    seen = [[statistics.mean(R[t][: t + 1]) for t in range(5)] for R in result["accuracy"]]
+    assert result["curve"] == [[t + 1, pytest.approx((seen[0][t] + seen[1][t]) / 2)] for t in range(5)]
+    rows = rows_of(broken.folder / "curves.csv")
+    assert [(row["seed"], row["tasks_seen"]) for row in rows] == [
+        (s, str(t)) for s in "12" for t in range(1, 6)
+    ]
+    assert [float(row["average accuracy"]) for row in rows] == pytest.approx(seen[0] + seen[1], rel=1e-5)
+
+
+def test_a_result_of_an_earlier_version_is_read_with_the_same_numbers(broken, tmp_path):
+    folder = tmp_path / "earlier"
+    shutil.copytree(broken.folder, folder)
+    path = folder / broken.run.name / "result.json"
+    new = ("scalars", "curve", "metric", "larger_is_better", "steps")
+    earlier = {name: value for name, value in json.loads(path.read_text()).items() if name not in new}
+    path.write_text(json.dumps(earlier))
+    conclude(folder)
+    for name in ("summary.csv", "curves.csv", "accuracy.csv"):
+        assert (folder / name).read_text() == (broken.folder / name).read_text()
 
 
 def test_the_curves_are_a_picture_with_a_line_for_every_layer_and_method(grid):
@@ -330,8 +362,8 @@ def test_a_run_that_fails_is_counted_and_in_no_mean(grid, with_failure):
     assert after == before
     assert rows_of(folder / "accuracy.csv") == rows_of(grid[0] / "accuracy.csv")
     lines = {line.split()[0]: line for line in output.splitlines()[-4:]}
-    assert lines["mlp-adam"].endswith("   1 failed") and lines["mlp-adam"].split()[2] == "2"
-    assert not any("failed" in lines[label] for label in LABELS if label != "mlp-adam")
+    assert lines["mlp-adam"].split()[2:4] == ["2", "1"]
+    assert all(lines[label].split()[3] == "0" for label in LABELS if label != "mlp-adam")
 
 
 def test_an_experiment_of_which_every_run_failed_has_a_table_without_numbers(tmp_path, capsys):
@@ -341,9 +373,9 @@ def test_an_experiment_of_which_every_run_failed_has_a_table_without_numbers(tmp
         (run / "config.json").write_text('{"label": "mlp-sgd"}')
         (run / "failed.json").write_text('{"error": "the loss became nan"}')
     conclude(tmp_path)
-    assert capsys.readouterr().out.splitlines()[-1] == "mlp-sgd   2 failed"
-    assert rows_of(tmp_path / "accuracy.csv") == rows_of(tmp_path / "summary.csv") == []
-    assert not (tmp_path / "curves.png").exists()
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["mlp-sgd", "-", "0", "2"]
+    assert rows_of(tmp_path / "summary.csv") == []
+    assert not (tmp_path / "accuracy.csv").exists() and not (tmp_path / "curves.png").exists()
 
 
 # mistakes
@@ -363,8 +395,8 @@ def test_data_that_are_missing_and_cannot_be_downloaded_are_named_and_no_run_is_
     ("settings", "reason"),
     [
         ({"supervised": {"task": "mnist"}}, "it has no 'continual'"),
-        ({"continual": {"benchmark": "split-mnist"}}, "it has no 'seeds'"),
-        ({"continual": {"seeds": [1], "invented": 1}}, "it has no 'neurocoder'"),
+        ({"continual": {"benchmark": "split-mnist"}}, "missing required field `scenario`"),
+        ({"continual": {"seeds": [1], "invented": 1}}, "invented is no setting that this version knows"),
         ([], "list indices must be integers"),
         (
             {"continual": preset("split-mnist", scenario="task", method="adam", layer="mlp").to_dict() | {"layer": "x"}},

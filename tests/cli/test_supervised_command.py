@@ -14,11 +14,9 @@ import torch
 from matplotlib import pyplot
 
 from agents.runs.checkpoints import list_checkpoints, load_newest
-from agents.stored_settings import read_settings
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.presets import preset
-from launch.results.experiment import draw
-from launch.results.experiment import finished as finished_runs
+from launch.results.experiment import draw, read_groups
 from tests import commands
 from tests.commands import ROOT, curves, result_of, rows_of, wait_for
 
@@ -76,11 +74,14 @@ def test_a_run_ends_with_a_table_of_its_layer_parameters_and_metric(finished):
     folder, _, output = finished
     result = result_of(folder / "film-seed5")
     assert f"tensorboard --logdir {folder}" in output
-    *_, head, row = output.splitlines()
-    assert head.split("  ")[0] == "layer" and "parameters" in head and "mse at the end" in head
+    *_, title, head, row = output.splitlines()
+    assert title == "mse: mean ± sample deviation over n seeds"
+    columns = ["label", "parameters", "n", "failed", "final", "best", "best step", "steps per second"]
+    assert re.split("  +", head) == columns
     # GRU: 3 gates of 2 + 4 inputs and two biases for 4 units; output and modulation: 5 and 2 x 5
-    assert row.split()[:3] == ["film", str(3 * 4 * (2 + 4 + 2) + 5 + 10), "1"]
-    assert f"{result['final']:.5g} ± 0" in row and f"{result['best']:.5g}" in row
+    assert row.split()[:4] == ["film", str(3 * 4 * (2 + 4 + 2) + 5 + 10), "1", "0"]
+    # One seed has no deviation.
+    assert row.split()[4:6] == [f"{result['final']:.5g}", f"{result['best']:.5g}"] and "±" not in row
 
 
 def test_a_result_says_what_was_run_what_it_came_to_and_with_which_software(finished):
@@ -91,9 +92,12 @@ def test_a_result_says_what_was_run_what_it_came_to_and_with_which_software(fini
     assert result["steps"] == STEPS and [step for step, _ in result["curve"]] == RECORDS
     metrics = [metric for _, metric in result["curve"]]
     assert result["final"] == metrics[-1] and result["best"] == min(metrics) > 0
+    assert result["scalars"] == {name: result[name] for name in ("final", "best", "best_step")} | {
+        "steps_per_second": pytest.approx(result["steps"] / result["seconds"], rel=1e-2)
+    }
     assert result["best_step"] == result["curve"][metrics.index(min(metrics))][0]
     assert result["parameters"] == 111 and result["seconds"] > 0 and result["device"] == "cpu"
-    config = read_settings(SupervisedConfig, result["config"])
+    config = SupervisedConfig.from_dict(result["config"])
     assert (config.layer, config.network, config.seed) == ("film", "gru", 5)
     assert (config.hidden, config.points, config.batch_size, config.steps) == (4, 5, 2, STEPS)
     assert config.film.hidden is None  # the paper's
@@ -151,7 +155,7 @@ def lines_drawn(folder: Path, monkeypatch, tmp_path: Path) -> dict[str, float]:
     """Label and last step of each line that is drawn of a folder's runs."""
     figures = []
     monkeypatch.setattr(pyplot, "close", figures.append)
-    draw(finished_runs(folder), tmp_path / "again.png")
+    draw(read_groups(folder), tmp_path / "again.png")
     (figure,) = figures
     monkeypatch.undo()
     pyplot.close(figure)
@@ -163,7 +167,7 @@ def test_a_finished_experiment_has_nothing_to_resume_and_its_run_is_not_overwrit
     before = (folder / "film-seed5" / "result.json").read_bytes()
     assert "all of its 1 runs are finished" in refusal("--resume", folder)
     line = refusal(*TINY, "--layer", "film", "--first-seed", 5, "--steps", 9, "--run-dir", folder)
-    assert f"there is such a run already; go on with it by --resume {folder}" in line
+    assert f"this run exists already; continue it by --resume {folder}" in line
     assert (folder / "film-seed5" / "result.json").read_bytes() == before
 
 
@@ -196,7 +200,7 @@ def test_a_loss_that_is_not_finite_is_told_with_the_last_checkpoint_before_it(tm
     [
         ('{"a3c": {}}', "it has no 'supervised'"),
         ('{"supervised": {"task": "mnist"', "Expecting"),
-        ('{"supervised": {"invented": 1}}', "it has no 'neurocoder'"),
+        ('{"supervised": {"invented": 1}}', "invented is no setting that this version knows"),
         (
             json.dumps({"supervised": preset("polynomials", layer="mlp").to_dict() | {"layer": "x"}}),
             "--layer 'x' is not known",

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from agents.continual.presets import preset
 from agents.continual.data import OFFICIAL, TRUNK, cifar_features, load_stream
+from agents.continual.presets import preset
 from envs import images
-from launch.experiments.folder import make_runs
 from launch.continual import main
+from launch.experiments.folder import make_runs
 from launch.experiments.run import prepare
 from neurocoder.networks.resnet import ResNet18Trunk
 from tests.commands import NO_NETWORK, NOT_A_FOLDER, ROOT, in_this_process, result_of, rows_of

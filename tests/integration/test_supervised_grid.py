@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from agents.runs.checkpoints import list_checkpoints, load_newest
+from agents.runs.folder import FAILED, RESULT
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.presets import preset
-from launch.experiments.folder import make_runs, unfinished_runs
 from launch.command_line.interruption import Interruption
-from agents.runs.folder import FAILED, RESULT
+from launch.experiments.folder import make_runs, unfinished_runs
 from launch.experiments.ray_tasks import run_here, run_on_ray
 from launch.experiments.run import execute
 from tests.commands import curves, wait_for

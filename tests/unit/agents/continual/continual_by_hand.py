@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agents.continual.config import ContinualConfig
-from agents.continual.presets import preset
 from agents.continual.network import build_network
+from agents.continual.presets import preset
 from agents.continual.tasks import Split, TaskStream, shuffled, split_tasks
 from neurocoder.settings import NeurocoderSettings, StoredProgramSettings
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from agents.continual.config import BENCHMARKS, LAYER_CHOICES, METHODS, SCENARIOS, ContinualConfig
-from agents.continual.presets import PRESETS, preset
 from agents.continual.network import build_network, flatten, unflatten
+from agents.continual.presets import PRESETS, preset
 from neurocoder.parameter_counts import ROWS, multi_head, parameter_count, split_cifar
 from neurocoder.settings import LAYERS, LayerSettings, NeurocoderSettings, StoredProgramSettings
 from tests.commands import ROOT

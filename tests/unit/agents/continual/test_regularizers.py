@@ -171,7 +171,11 @@ def test_anchors_do_not_follow_a_theta_that_is_changed_in_place(name):
 
 @pytest.mark.parametrize("name", REGULARIZERS)
 def test_seeds_that_train_together_are_each_regularised_as_if_alone(name):
-    together, alone, theta = REGULARIZERS[name](3.0), [REGULARIZERS[name](3.0) for _ in range(3)], draw(3, 4, seed=9)
+    together, alone, theta = (
+        REGULARIZERS[name](3.0),
+        [REGULARIZERS[name](3.0) for _ in range(3)],
+        draw(3, 4, seed=9),
+    )
     for task, fisher in enumerate(fishers((3, 4))):
         parameters = draw(3, 4, seed=task)
         end_task(together, parameters, fisher)

@@ -220,7 +220,10 @@ def test_settings_out_of_range_and_impossible_combinations_are_refused_in_one_li
             dict(task="polynomials", layer="neurocoder", name="multistep"),
             "--preset 'multistep' is not known; choose one of single-step, multi-step .did you mean multi-step",
         ),
-        (dict(task="mnist", layer="neurocoder", name="multi-step"), "--preset multi-step: mnist has only one"),
+        (
+            dict(task="mnist", layer="neurocoder", name="multi-step"),
+            "--preset multi-step: mnist has only one",
+        ),
     ],
 )
 def test_an_unknown_preset_is_refused_in_one_line(arguments, message):

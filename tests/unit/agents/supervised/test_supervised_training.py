@@ -11,6 +11,7 @@ from torch import nn
 
 from agents.errors import TrainingError
 from agents.runs.checkpoints import load_newest
+from agents.runs.snapshots import to_snapshot
 from agents.seeding import mixed_seed
 from agents.supervised import training as module
 from agents.supervised.config import SupervisedConfig
@@ -18,7 +19,6 @@ from agents.supervised.presets import preset
 from agents.supervised.training import Record, Snapshot, SupervisedTraining, best
 from envs import polynomials
 from envs.images import data_folder, ensure_files, load
-from agents.runs.snapshots import to_snapshot
 from launch.experiments.run import save
 from neurocoder import NeurocoderLinear
 from neurocoder.networks.gru import GRURegressor
