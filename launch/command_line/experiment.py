@@ -146,7 +146,7 @@ def resume(
         ValueError: a flag that cannot be obeyed, or runs that cannot be continued.
     """
     given = given_flags(argv)
-    refused = [flag for flag in given if flag not in OBEYED_WITH_RESUME]
+    refused = [word for word in argv for flag in given_flags([word]) if flag not in OBEYED_WITH_RESUME]
     if arguments.subject is not None:
         refused.insert(0, arguments.subject)
     if refused:

@@ -378,7 +378,44 @@ def test_an_experiment_of_which_every_run_failed_has_a_table_without_numbers(tmp
     assert not (tmp_path / "accuracy.csv").exists() and not (tmp_path / "curves.png").exists()
 
 
+# what --resume obeys
+
+
+def test_a_resumed_run_takes_its_data_from_the_folder_that_is_given(grid, digits, tmp_path):
+    folder, data = tmp_path / "moved", tmp_path / "data"
+    shutil.copytree(grid[0] / "mlp-adam-seed1", folder / "mlp-adam-seed1")
+    run = folder / "mlp-adam-seed1"
+    expected = result_of(run)
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "checkpoints" / "step-000000000005")
+    described = json.loads((run / "config.json").read_text()) | {"data": str(tmp_path / "nowhere")}
+    (run / "config.json").write_text(json.dumps(described))
+    shutil.copytree(digits, data)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a task: sums depend on it
+    status, _, errors = in_this_process(main, "--resume", folder, "--data-dir", data)
+    torch.set_num_threads(threads)
+    assert (status, errors) == (0, "")
+    assert result_of(run)["accuracy"] == expected["accuracy"]
+
+
+@pytest.mark.parametrize("typed", ["--epochs 3", "split-mnist --together 2"])
+def test_a_setting_given_with_resume_is_refused_by_name(typed, tmp_path):
+    words = [word for word in typed.split() if not word.isdigit()]
+    status, output, errors = in_this_process(main, *typed.split(), "--resume", tmp_path)
+    assert (status, output) == (2, "")
+    assert errors == f"error: --resume: the runs keep their own settings; leave out {' '.join(words)}\n"
+
+
 # mistakes
+
+
+def test_a_setting_of_a_layer_that_no_run_has_is_refused(tmp_path):
+    status, _, errors = in_this_process(
+        main, "split-mnist", "--layer", "mlp", "--nsm.slots", 3, "--run-dir", tmp_path / "runs"
+    )
+    line = "error: --nsm.slots: nsm is not among the layers of these runs (mlp)\n"
+    assert (status, errors) == (2, line) and not list(tmp_path.iterdir())
 
 
 def test_data_that_are_missing_and_cannot_be_downloaded_are_named_and_no_run_is_made(tmp_path):

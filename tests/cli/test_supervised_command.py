@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import tyro
 from matplotlib import pyplot
 
 from agents.runs.checkpoints import list_checkpoints, load_newest
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.presets import preset
-from launch.results.experiment import draw, read_groups
+from launch.results.experiment import conclude, draw, read_groups
+from launch.supervised import Arguments, main
 from tests import commands
-from tests.commands import ROOT, curves, result_of, rows_of, wait_for
+from tests.commands import ROOT, curves, in_this_process, result_of, rows_of, wait_for
 
 STEPS = 1_550  # of a run that lasts long enough to be stopped
 RECORDS = [*range(100, STEPS, 100), STEPS]
@@ -193,6 +195,111 @@ def test_a_loss_that_is_not_finite_is_told_with_the_last_checkpoint_before_it(tm
     assert process.returncode == 1
     line = r"error: mlp-seed1: the loss became (inf|nan) at step 2\d, last good checkpoint step-0+20\n"
     assert re.fullmatch(line, errors)
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("polynomials --momentum 0.5", "--momentum is for sgd and rmsprop, not for adam"),
+        *(
+            (f"mnist --{flag}", f"--{flag.split()[0]} is for polynomials, not for mnist")
+            for flag in ("pieces 4", "points 50", "noise", "scale raw")
+        ),
+        ("polynomials --tasks-per-sequence 3", "--tasks-per-sequence is for algorithms, not for polynomials"),
+        ("cifar10 --hidden 5", "--hidden is for the networks gru and ntm, not for mlp"),
+        *((f"polynomials --layer {layer} --no-bias", f"--no-bias: the layer {layer} always has a bias")
+          for layer in ("hypernet", "film", "moe")),
+        ("mnist --epochs=3 --steps 5", "--epochs and --steps are both given; leave out one of them"),
+        ("polynomials --layer mlp,moe --film.hidden 3", "--film.hidden: film is not among the layers of these runs (mlp, moe)"),
+    ],
+)  # fmt: skip
+def test_a_setting_without_effect_is_refused_by_name(typed, line, tmp_path):
+    status, output, errors = in_this_process(main, *typed.split(), "--run-dir", tmp_path / "runs")
+    assert (status, output, errors) == (2, "", f"error: {line}\n")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "polynomials --layer mlp --optimizer sgd --momentum 0.5 --no-bias --hidden 3 --scale raw",
+        "polynomials --layer mlp --momentum 0 --tasks-per-sequence 8",
+        "mnist --network linear --layer mlp --steps 5 --hidden 32 --points 100",
+        "cifar10 --network densenet --layer mlp --optimizer adam",
+        "algorithms --layer lowrank --tasks-per-sequence 3 --neurocoder.slots 4",
+    ],
+)
+def test_a_setting_that_has_an_effect_or_its_default_value_is_not_refused(typed):
+    argv = typed.split()
+    assert len(tyro.cli(Arguments, args=argv).expand(argv)) == 1
+
+
+# what --resume obeys and refuses
+
+
+@pytest.fixture
+def unfinished(finished, tmp_path) -> Path:
+    """The experiment, whose run lacks its result."""
+    folder = tmp_path / "unfinished"
+    shutil.copytree(finished[0], folder)
+    (folder / "film-seed5" / "result.json").unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "typed", ["--learning-rate 0.5", "--layer mlp --no-noise", "polynomials --seeds=3", "--run_dir elsewhere"]
+)
+def test_a_setting_given_with_resume_is_refused_as_it_was_typed(typed, unfinished):
+    words = [word for word in typed.split() if word.startswith("-") or word == "polynomials"]
+    status, output, errors = in_this_process(main, *typed.split(), "--resume", unfinished)
+    assert (status, output) == (2, "")
+    assert errors == f"error: --resume: the runs keep their own settings; leave out {' '.join(words)}\n"
+    assert not (unfinished / "film-seed5" / "result.json").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_run_made_on_a_gpu_continues_on_a_cpu_if_asked_to(unfinished):
+    run = unfinished / "film-seed5"
+    described = json.loads((run / "config.json").read_text()) | {"device": "cuda"}
+    (run / "config.json").write_text(json.dumps(described))
+    status, output, errors = in_this_process(main, "--resume", unfinished)
+    assert (status, output) == (2, "")
+    assert errors == (
+        f"error: --resume {unfinished}: film-seed5 was made on a GPU, but PyTorch sees none here; "
+        "give --device cpu\n"
+    )
+    status, _, errors = in_this_process(main, "--resume", unfinished, "--device", "cpu")
+    assert (status, errors) == (0, "") and result_of(run)["device"] == "cpu"
+    assert json.loads((run / "config.json").read_text()) == described
+
+
+def test_the_time_between_checkpoints_given_with_resume_is_obeyed(tmp_path, monkeypatch):
+    arguments = (*TINY, "--layer", "mlp", "--steps", 300, "--checkpoint-seconds", 1000, "--run-dir", tmp_path)
+    steps: list[int] = []
+    monkeypatch.setattr(
+        "launch.experiments.run.save_snapshot", lambda folder, step, *_, **__: steps.append(step)
+    )
+    assert in_this_process(main, *arguments)[0] == 0
+    assert steps == [300]
+    (tmp_path / "mlp-seed1" / "result.json").unlink()
+    assert in_this_process(main, "--resume", tmp_path, "--checkpoint-seconds", 1e-9)[0] == 0
+    assert steps == [300, 100, 200, 300]
+
+
+def test_results_of_an_earlier_version_are_read_with_the_same_numbers(finished, tmp_path):
+    folder = tmp_path / "earlier"
+    shutil.copytree(finished[0], folder)
+    path = folder / "film-seed5" / "result.json"
+    result = json.loads(path.read_text())
+    del result["scalars"]
+    path.write_text(json.dumps(result))
+    conclude(folder)
+    assert (folder / "curves.csv").read_text() == (finished[0] / "curves.csv").read_text()
+    (ours,), (theirs,) = rows_of(folder / "results.csv"), rows_of(finished[0] / "results.csv")
+    assert float(ours.pop("steps_per_second")) == pytest.approx(
+        float(theirs.pop("steps_per_second")), rel=1e-2
+    )
+    assert ours == theirs
 
 
 @pytest.mark.parametrize(
