@@ -23,30 +23,11 @@ from agents.continual.tasks import Split, Task, TaskStream, shuffled
 from agents.errors import TrainingError
 from agents.freed_memory import keep_freed_memory
 from agents.optimizer_state import load_optimizer_state, optimizer_state
+from agents.records import Record
 from neurocoder.output_layers import parameter_count
 
 # Steps between two records. A record reads the losses, which waits for the device.
 RECORD_EVERY = 50
-
-
-@dataclass(frozen=True)
-class Record:
-    """What happened in the steps up to `step`."""
-
-    step: int
-    """Optimiser steps since the start of the run."""
-    loss: float
-    """The task's loss, mean over these steps and the seeds."""
-    accuracies: list[float]
-    """Accuracies on the tasks seen, means over the seeds. Empty within a task."""
-
-    def scalars(self) -> dict[str, float]:
-        """Returns the curves' values by TensorBoard tag."""
-        values = {"losses/task": self.loss}
-        if self.accuracies:
-            values["charts/average_accuracy"] = sum(self.accuracies) / len(self.accuracies)
-            values |= {f"accuracy/task_{i}": value for i, value in enumerate(self.accuracies, start=1)}
-        return values
 
 
 @dataclass(frozen=True)
@@ -63,8 +44,8 @@ class Snapshot:
     untrained: Tensor  # (S, T), accuracies before the first task
 
     @property
-    def number(self) -> int:
-        """The number of the checkpoint: the tasks done."""
+    def step(self) -> int:
+        """The step of the checkpoint, which counts tasks."""
         return self.tasks_done
 
     def parts(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -158,20 +139,15 @@ class ContinualTraining:
             self._batches = self._draw_batches(task)
         losses = [self._step(task, batch) for batch in itertools.islice(self._batches, RECORD_EVERY)]
         self.task_step += len(losses)
-        loss, accuracies = self._check_finite(losses), []
-        if self.task_step == self._steps(task):
-            accuracies = self._end_task(task)
+        loss, steps, tasks = self._check_finite(losses), self._steps(task), len(self.stream.tasks)
+        scalars = {"losses/task": loss}
+        progress = (
+            f"task {self.tasks_done + 1} of {tasks}  step {self.task_step:,} / {steps:,}  loss {loss:.4g}"
+        )
+        if self.task_step == steps:
+            scalars |= self._end_task(task)
         self.seconds += time.perf_counter() - started
-        return Record(self.step, loss, accuracies)
-
-    def progress(self, record: Record) -> str:
-        """Describes where the run is, in one line."""
-        done, tasks = self.tasks_done, self.stream.tasks
-        if record.accuracies:
-            average = sum(record.accuracies) / len(record.accuracies)
-            return f"task {done} of {len(tasks)} done  average accuracy {average:.2f}"
-        steps = self._steps(tasks[done])
-        return f"task {done + 1} of {len(tasks)}  step {self.task_step:,} / {steps:,}  loss {record.loss:.4g}"
+        return Record(self.step, scalars, progress)
 
     def snapshot(self) -> Snapshot:
         """Returns the state between two tasks."""
@@ -217,14 +193,16 @@ class ContinualTraining:
             for chosen in torch.stack(orders).to(self.device).split(config.batch_size, dim=1):  # (S, B)
                 yield Split(train.x[chosen], train.labels[chosen])
 
-    def _end_task(self, task: Task) -> list[float]:
-        """Fixes the penalty for the tasks to come and evaluates: the accuracies on the tasks seen."""
+    def _end_task(self, task: Task) -> dict[str, float]:
+        """Fixes the penalty for the tasks to come, and evaluates. Returns values for the curves, by tag."""
         fisher = self._fisher(task) if self.regularizer.uses_fisher else None
         self.regularizer.end_task(self.theta.detach(), fisher)
         self.accuracy[:, self.tasks_done] = self._evaluate()
         self.tasks_done, self.task_step = self.tasks_done + 1, 0
         # (S, tasks seen) -> (tasks seen,)
-        return self.accuracy[:, self.tasks_done - 1, : self.tasks_done].mean(dim=0).tolist()
+        seen = self.accuracy[:, self.tasks_done - 1, : self.tasks_done].mean(dim=0)
+        by_task = {f"accuracy/task_{i}": accuracy for i, accuracy in enumerate(seen.tolist(), start=1)}
+        return {"charts/average_accuracy": seen.mean().item()} | by_task
 
     def _step(self, task: Task, batch: Split) -> Tensor:
         """Takes one step of the optimiser on x (S, B, d). Returns the task's losses (S,)."""

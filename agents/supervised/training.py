@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from agents.errors import TrainingError
 from agents.freed_memory import keep_freed_memory
 from agents.optimizer_state import load_optimizer_state, optimizer_state
+from agents.records import Record
 from agents.runs.progress import clock
 from agents.seeding import mixed_seed
 from agents.supervised.config import SupervisedConfig
@@ -26,28 +27,6 @@ RECORD_EVERY = 100
 
 
 @dataclass(frozen=True)
-class Record:
-    """What happened in the steps up to `step`."""
-
-    step: int
-    losses: dict[str, float]
-    """Means over these steps: the loss of the task, and the extra losses of the layers."""
-    metrics: dict[str, float]
-    """The task's metric by name. Empty where it was not evaluated."""
-    learning_rate: float
-    samples_per_second: float
-
-    def scalars(self) -> dict[str, float]:
-        """Returns the curves' values by TensorBoard tag."""
-        return {
-            **{f"losses/{name}": loss for name, loss in self.losses.items()},
-            "charts/learning_rate": self.learning_rate,
-            "charts/samples_per_second": self.samples_per_second,
-            **{f"charts/{name}": value for name, value in self.metrics.items()},
-        }
-
-
-@dataclass(frozen=True)
 class Snapshot:
     """All that a run needs to continue. Data and noise depend on seed and step alone."""
 
@@ -59,11 +38,6 @@ class Snapshot:
     parameters: dict[str, Tensor]
     """The network's parameters and buffers."""
     optimizer: dict[str, Tensor]
-
-    @property
-    def number(self) -> int:
-        """The number of the checkpoint: the steps done."""
-        return self.step
 
     def parts(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Returns what a checkpoint holds: tensors by group and name, and plain values."""
@@ -149,13 +123,12 @@ class SupervisedTraining:
         seconds = time.perf_counter() - started
         self.seconds += seconds
         self._losses.append(losses["task"])
-        return Record(
-            step=end,
-            losses={name: values.mean().item() for name, values in losses.items()},
-            metrics={self.task.metric: self._evaluate()} if end == evaluation else {},
-            learning_rate=self.optimizer.param_groups[0]["lr"],
-            samples_per_second=inputs / seconds,
-        )
+        scalars = {f"losses/{name}": values.mean().item() for name, values in losses.items()}
+        scalars["charts/learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        scalars["charts/samples_per_second"] = inputs / seconds
+        if end == evaluation:
+            scalars[f"charts/{self.task.metric}"] = self._evaluate()
+        return Record(end, scalars, self._progress(scalars))
 
     def train_step(self) -> tuple[Tensor, Tensor, int]:
         """Takes one step of the optimiser.
@@ -177,6 +150,15 @@ class SupervisedTraining:
         self.step += 1
         return loss, extra, len(x)
 
+    def _progress(self, scalars: dict[str, float]) -> str:
+        """Describes where the run is, in one line."""
+        speed, steps = scalars["charts/samples_per_second"], self.task.steps
+        latest = f"{self.curve[-1][1]:.5g}" if self.curve else "-"
+        return (
+            f"{self.step:,} / {steps:,} steps  {speed:,.0f} samples/s  loss {scalars['losses/task']:.4g}  "
+            f"{self.task.metric} {latest}  ETA {clock((steps - self.step) * self.config.batch_size / speed)}"
+        )
+
     def _differentiate(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the loss of the task, the extra losses of the layers, and the gradients of their sum."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
@@ -186,16 +168,6 @@ class SupervisedTraining:
         self.optimizer.zero_grad(set_to_none=True)
         (loss + extra).backward()
         return loss.detach(), extra.detach()
-
-    def progress(self, record: Record) -> str:
-        """Describes where the run is, in one line."""
-        speed, steps, metric = record.samples_per_second, self.task.steps, self.task.metric
-        left = (steps - record.step) * self.config.batch_size / speed
-        latest = f"{self.curve[-1][1]:.5g}" if self.curve else "-"
-        return (
-            f"{record.step:,} / {steps:,} steps  {speed:,.0f} samples/s  "
-            f"loss {record.losses['task']:.4g}  {metric} {latest}  ETA {clock(left)}"
-        )
 
     def snapshot(self) -> Snapshot:
         """Returns the state between two steps.

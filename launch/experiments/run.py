@@ -5,57 +5,35 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.continual import training as continual
 from agents.continual.config import ContinualConfig
 from agents.continual.data import cifar_features, load_stream
+from agents.continual.training import ContinualTraining
+from agents.continual.training import Snapshot as ContinualSnapshot
 from agents.runs.checkpoints import list_checkpoints, load_newest, prune_checkpoints
 from agents.runs.folder import RESULT, RunFolder, software_versions, write_json_atomically
 from agents.runs.snapshots import Snapshot, save_snapshot, to_snapshot
-from agents.supervised import training as supervised
 from agents.supervised.config import SupervisedConfig
+from agents.supervised.training import Snapshot as SupervisedSnapshot
+from agents.supervised.training import SupervisedTraining
 from launch.experiments.ray_tasks import Progress
 
 # Seconds between two reports.
 REPORT_SECONDS = 1.0
 
 
-class NumberedSnapshot(Snapshot, Protocol):
-    """A snapshot with the number of its checkpoint."""
-
-    @property
-    def number(self) -> int: ...
-
-
-class Training(Protocol):
-    """A run in this process: `advance` until `finished`."""
-
-    seconds: float
-    """Time spent on training."""
-
-    @property
-    def step(self) -> int: ...
-    @property
-    def finished(self) -> bool: ...
-    @property
-    def can_be_saved(self) -> bool: ...
-    @property
-    def larger_is_better(self) -> bool: ...
-    def advance(self) -> Any: ...
-    def progress(self, record: Any) -> str: ...
-    def snapshot(self) -> NumberedSnapshot: ...
-    def result(self) -> dict[str, Any]: ...
+Training = SupervisedTraining | ContinualTraining
 
 
 class Kind(NamedTuple):
     """One kind of run, named by the key of its settings in config.json."""
 
     config: Any
-    snapshot: type[NumberedSnapshot]
+    snapshot: type[Snapshot]
     start: Callable[[Any, Path, torch.device, Any], Training]
     """Takes the settings, the data folder, the device, and a snapshot or None."""
     kept_checkpoints: int
@@ -63,16 +41,16 @@ class Kind(NamedTuple):
 
 
 def start_continual(
-    config: ContinualConfig, data: Path, device: torch.device, snapshot: continual.Snapshot | None
+    config: ContinualConfig, data: Path, device: torch.device, snapshot: ContinualSnapshot | None
 ) -> Training:
     """Loads the tasks, and starts or continues a run."""
     stream = load_stream(config.benchmark, config.scenario, data, device)
-    return continual.ContinualTraining(config, stream, device, snapshot)
+    return ContinualTraining(config, stream, device, snapshot)
 
 
 KINDS = {
-    "supervised": Kind(SupervisedConfig, supervised.Snapshot, supervised.SupervisedTraining, 2),
-    "continual": Kind(ContinualConfig, continual.Snapshot, start_continual, 1),
+    "supervised": Kind(SupervisedConfig, SupervisedSnapshot, SupervisedTraining, 2),
+    "continual": Kind(ContinualConfig, ContinualSnapshot, start_continual, 1),
 }
 
 
@@ -138,11 +116,11 @@ def train(
     try:
         while not training.finished and not stop:
             record = training.advance()
-            for tag, value in record.scalars().items():
+            for tag, value in record.scalars.items():
                 writer.add_scalar(tag, value, record.step)
             now = time.monotonic()
             if now - reported >= REPORT_SECONDS:
-                progress.report(training.progress(record))
+                progress.report(record.progress)
                 reported = now
             stop = progress.should_stop()
             due = stop or training.finished or now - saved >= save_seconds
@@ -158,7 +136,7 @@ def train(
 def save(training: Training, folder: Path, *, keep: int, about: dict[str, Any]) -> None:
     """Writes a checkpoint, and removes all but the `keep` newest ones and the best one."""
     snapshot, sign = training.snapshot(), 1 if training.larger_is_better else -1
-    save_snapshot(folder, snapshot.number, snapshot, **about)
+    save_snapshot(folder, snapshot.step, snapshot, **about)
 
     def score(state: dict[str, Any]) -> tuple[float] | None:
         metric = state.get("metric")

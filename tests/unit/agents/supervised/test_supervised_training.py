@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from agents.errors import TrainingError
+from agents.records import Record
 from agents.runs.checkpoints import load_newest
 from agents.runs.snapshots import to_snapshot
 from agents.seeding import mixed_seed
 from agents.supervised import training as module
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.presets import preset
-from agents.supervised.training import Record, Snapshot, SupervisedTraining, best
+from agents.supervised.training import Snapshot, SupervisedTraining, best
 from envs import polynomials
 from envs.images import data_folder, ensure_files, load
 from launch.experiments.run import save
@@ -63,7 +64,7 @@ def test_accuracy_is_that_of_a_loop_over_the_test_images(data):
         for image, label in zip(images, labels, strict=True):
             right += int(training.network(image[None] / 255).argmax() == label)
     assert 0 < right < 501
-    assert record.metrics == {"test_accuracy": 100 * right / 501}
+    assert record.scalars["charts/test_accuracy"] == 100 * right / 501
     assert training.curve == [(5, 100 * right / 501)]
 
 
@@ -137,10 +138,11 @@ def test_the_steps_of_training_are_those_of_a_plain_loop(name):
     after = training.network.state_dict()
     torch.testing.assert_close(dict(after), dict(network.state_dict()), rtol=1e-4, atol=1e-6)
     assert all(not torch.allclose(after[key], before[key], rtol=1e-4, atol=1e-6) for key in before)
-    assert record.step == 20 and sum(record.losses.values()) == pytest.approx(sum(losses) / 20, rel=1e-5)
-    assert (record.losses["extra"] > 0) == (config.layer == "neurocoder")
+    task, extra = record.scalars["losses/task"], record.scalars["losses/extra"]
+    assert record.step == 20 and task + extra == pytest.approx(sum(losses) / 20, rel=1e-5)
+    assert (extra > 0) == (config.layer == "neurocoder")
     # The sequences are fresh, so this is a test.
-    assert record.metrics == {"mse": record.losses["task"]}
+    assert record.scalars["charts/mse"] == record.scalars["losses/task"]
 
 
 def test_the_learning_rate_is_divided_by_ten_after_half_and_after_three_quarters_of_the_steps(monkeypatch):
@@ -151,7 +153,7 @@ def test_the_learning_rate_is_divided_by_ten_after_half_and_after_three_quarters
         )
         for rate in rates:
             record = training.advance()
-            assert record.learning_rate == pytest.approx(rate)
+            assert record.scalars["charts/learning_rate"] == pytest.approx(rate)
             assert training.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
         assert training.finished
 
@@ -161,7 +163,7 @@ def test_in_bfloat16_weights_stay_in_single_precision_and_losses_close_to_those_
     for precision in ("fp32", "bf16"):
         training = SupervisedTraining(sequences(precision=precision), NOWHERE, CPU)
         (record,) = train(training)
-        losses.append(record.losses["task"])
+        losses.append(record.scalars["losses/task"])
         assert {tensor.dtype for tensor in training.network.state_dict().values()} == {torch.float32}
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.05)
 
@@ -184,8 +186,10 @@ def test_records_end_at_evaluations_and_at_the_end_and_evaluations_are_the_curve
     training = SupervisedTraining(digits(epochs=None, steps=12), data, CPU)
     records = train(training)
     assert [record.step for record in records] == [3, 5, 8, 10, 12]
-    assert [record.step for record in records if record.metrics] == [5, 10, 12]
-    assert training.curve == [(r.step, r.metrics["test_accuracy"]) for r in records if r.metrics]
+    assert [record.step for record in records if "charts/test_accuracy" in record.scalars] == [5, 10, 12]
+    assert training.curve == [
+        (r.step, r.scalars["charts/test_accuracy"]) for r in records if "charts/test_accuracy" in r.scalars
+    ]
 
 
 @pytest.mark.parametrize(("larger", "expected"), [(True, (2, 5.0)), (False, (1, 1.0))])
@@ -285,4 +289,4 @@ def test_three_hundred_steps_are_enough_to_read_most_of_the_real_digits():
         pytest.skip("no files of mnist in the folder of NEUROCODER_DATA or data, nor in ../shared/data")
     config = replace(preset("mnist", layer="mlp"), epochs=None, steps=300)
     records = train(SupervisedTraining(config, folder, CPU))
-    assert records[-1].metrics["test_accuracy"] > 80  # guessing reads 10 percent
+    assert records[-1].scalars["charts/test_accuracy"] > 80  # guessing reads 10 percent
