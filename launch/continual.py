@@ -29,7 +29,7 @@ class Arguments(ExperimentArguments):
     config: ClassVar[Any] = ContinualConfig
 
     benchmark: Annotated[str | None, tyro.conf.Positional] = None
-    """split-mnist (5 tasks of 2 digits), split-cifar10 (5 tasks of 2 classes) or split-cifar100 (20 tasks of 5 classes)."""
+    """split-mnist (5 tasks of 2 digits), split-cifar10 (5 of 2 classes) or split-cifar100 (20 of 5 classes)."""
     scenario: str = "task"
     """Incremental task, domain or class."""
     method: str = "adam"
@@ -37,7 +37,7 @@ class Arguments(ExperimentArguments):
     layer: str = "neurocoder"
     """Layers, separated by commas: mlp, nsm, neurocoder, lowrank."""
     preset: str = "best"
-    """The Neurocoder: best (only the heads, with residual program: best over methods) or table-6 (the paper's: all layers)."""
+    """The Neurocoder: best (only the heads, with residual program) or table-6 (the paper's: all layers)."""
     seeds: int = 1
     """Runs of each layer and method, with seeds from --first-seed on."""
     first_seed: int = 1

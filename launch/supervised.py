@@ -32,7 +32,7 @@ class Arguments(ExperimentArguments):
     task: Annotated[str | None, tyro.conf.Positional] = None
     """mnist, cifar10, cifar100, polynomials or algorithms."""
     network: str | None = None
-    """The Main Network. mnist: linear, mlp; cifar10 and cifar100: mlp, lenet, densenet, linear; polynomials: gru; algorithms: ntm."""
+    """The Main Network. mnist: linear, mlp; cifar: mlp, lenet, densenet, linear; polynomials: gru; algorithms: ntm."""
     layer: str = "neurocoder"
     """Output layers, separated by commas: mlp, neurocoder, hypernet, film, moe, nsm, lowrank."""
     preset: str | None = None

@@ -1,7 +1,7 @@
 """Metrics of continual learning, from the accuracy matrix (Lopez-Paz and Ranzato 2017; Chaudhry et al. 2018).
 
-R[t, i] is the accuracy on task i after training on task t, of T tasks. Every function takes R (..., T, T), whose leading
-axes are for example seeds, and computes in double precision. Means over no task are nan: with one task there is no
+R[t, i] is the accuracy on task i after training on task t, of T tasks. Every function takes R (..., T, T) and computes
+in double precision. The leading axes are for example seeds. Means over no task are nan: with one task there is no
 transfer, and a 0 would count as a measurement in averages.
 """
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Anchor:
-    """The parameters that the penalty pulls towards, and how hard it pulls. Both are constants shaped like theta."""
+    """The parameters that the penalty pulls towards, and its weights. Both are constants shaped like theta."""
 
     importance: Tensor  # Omega >= 0
     parameters: Tensor  # theta*

@@ -29,7 +29,7 @@ class SupervisedSettings(LayerSettings):
     """How a network is built and trained, once task, network and layer are chosen."""
 
     adapted: int = 1
-    """The number of affine layers, counted from the output, that are of the chosen kind. The rest is plain. For mlp and lenet."""
+    """For mlp and lenet: the number of affine layers, from the output on, that are of the chosen kind."""
     bias: bool = True
     """Give the output layers a bias. hypernet, film and moe always have one."""
     projection: int | None = None
@@ -69,7 +69,7 @@ class SupervisedSettings(LayerSettings):
     augment: bool = False
     """For CIFAR: flip and shift images by up to four pixels, at random."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Number format of products: single precision, or bfloat16 by autocast. Weights and statistics stay in single precision."""
+    """Number format of products: fp32, or bf16 by autocast. Weights and statistics stay in fp32."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Gradients as CUDA graphs. The hundreds of small kernels of a step start in one call, so the GPU does not wait for Python."""
+"""Gradients as CUDA graphs: one call starts the hundreds of small kernels of a step, so the GPU never waits for Python."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from neurocoder.alternatives.mixture_of_experts import MixtureOfExpertsLinear
 
 Differentiate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Takes inputs and targets, returns two scalar losses, and leaves the gradients of their sum in the parameters' `grad`."""
+"""Takes inputs and targets, returns two scalar losses. The gradients of their sum are left in the parameters' `grad`."""
 
 
 def can_be_graphed(network: nn.Module, device: torch.device) -> bool:

@@ -1,4 +1,4 @@
-"""The paper's settings for every task, network and layer: Tables 6 and 7, and the appendix's sections on the experiments.
+"""The paper's settings for every task, network and layer: Tables 6 and 7, and the appendix on the experiments.
 
 Where the text is silent, `neurocoder.parameter_counts` says which architecture fits the published number of parameters.
 The comments here say what was chosen.
@@ -69,7 +69,7 @@ def preset(task: str, *, network: str | None = None, layer: str, name: str | Non
 
 
 def _mnist(config: SupervisedConfig) -> SupervisedConfig:
-    """Plain SGD. The text has no batch size, rate and epochs, so these are the usual ones. 7,840 parameters fit no bias."""
+    """Plain SGD with the usual batch size, rate and epochs, because the text has none. 7,840 parameters fit no bias."""
     composed = config.layer in ("neurocoder", "lowrank") and config.network == "linear"
     return replace(
         config,
@@ -122,7 +122,7 @@ def _polynomials(config: SupervisedConfig, name: str) -> SupervisedConfig:
 
 
 def _algorithms(config: SupervisedConfig) -> SupervisedConfig:
-    """RMSProp at 1e-4, batches of 64, the NSM repository's defaults for the rest. 100,000 steps, because none are stated."""
+    """RMSProp at 1e-4, batches of 64, and the NSM repository's defaults. 100,000 steps, because none are stated."""
     return replace(
         config,
         hidden=NTM_WIDTHS.get(config.layer, 200),

@@ -40,7 +40,7 @@ class Placement:
     resume: Path | None = None
     """Continue the unfinished runs in this folder, with their own settings."""
     data_dir: Path | None = None
-    """Folder of the data sets. Missing ones are downloaded into it. By default the folder that NEUROCODER_DATA names, else data/."""
+    """Folder of the data sets, which are downloaded if missing. By default NEUROCODER_DATA, else data/."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda where there is a GPU."""
     gpus_per_run: float = 0.0

@@ -1,4 +1,4 @@
-"""`python -m launch.continual` as a person types it: runs on Ray and their tables, Ctrl-C, kill and --resume, mistakes."""
+"""`python -m launch.continual` as a person types it: runs on Ray, their tables, Ctrl-C, kill, --resume, mistakes."""
 
 import gzip
 import json
@@ -45,8 +45,8 @@ def digits(tmp_path_factory) -> Path:
     """MNIST's files with 30 noisy copies of a pattern for every digit, and 20 to test on."""
     folder, draw = tmp_path_factory.mktemp("digits"), random.Random(0)
     patterns = [draw.randbytes(784) for _ in range(10)]
-    for name, each in (("train", 30), ("t10k", 20)):
-        labels = [digit for digit in range(10) for _ in range(each)]
+    for name, count in (("train", 30), ("t10k", 20)):
+        labels = [digit for digit in range(10) for _ in range(count)]
         pixels = b"".join(
             bytes(p if draw.random() < 0.3 else draw.randrange(256) for p in patterns[digit])
             for digit in labels
@@ -62,7 +62,7 @@ def digits(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def grid_command(digits, tmp_path_factory) -> tuple[Path, subprocess.Popen]:
-    """Eight runs, on Ray: their folder, and the process, which is at work while other tests go on."""
+    """Eight runs on Ray: their folder, and the process, which works while other tests run."""
     folder = tmp_path_factory.mktemp("runs") / "grid"
     return folder, start(
         "split-mnist", "--layer", "mlp,lowrank", "--method", "adam,l2", "--seeds", 2, "--epochs", 1, "--hidden", 8,
@@ -119,7 +119,7 @@ def broken(grid_command, digits, tmp_path_factory) -> Broken:
     return Broken(folder, tasks, (process.returncode, output, errors), finished(start("--resume", folder)))
 
 
-def test_ctrl_c_ends_a_run_with_status_130_and_the_command_to_go_on_with(broken):
+def test_ctrl_c_ends_a_run_with_status_130_and_the_command_to_continue(broken):
     status, output, errors = broken.stopped
     assert status == 130 and errors == ""
     last = output.splitlines()[-1]
@@ -137,7 +137,7 @@ def test_a_run_killed_or_stopped_loses_at_most_the_task_in_progress(broken):
 
 
 def steps(path: Path, tag: str) -> list[int]:
-    """Of a folder with events, or of one file."""
+    """Returns the steps of a curve in a folder with events, or in one file."""
     return [point.step for point in curves(path).Scalars(tag)]
 
 
@@ -241,12 +241,12 @@ def test_the_table_of_accuracies_has_those_of_all_results(grid):
             for t in range(5):
                 for i in range(5):
                     expected[label, str(seed), str(t + 1), str(i + 1)] = matrix[t][i]
-    found = {(r["label"], r["seed"], r["after_task"], r["on_task"]): float(r["accuracy"]) for r in rows}
-    assert found == pytest.approx(expected, abs=1e-4) and len(found) == len(rows)
+    accuracies = {(r["label"], r["seed"], r["after_task"], r["on_task"]): float(r["accuracy"]) for r in rows}
+    assert accuracies == pytest.approx(expected, abs=1e-4) and len(accuracies) == len(rows)
 
 
 def slow_metrics(result: dict[str, Any]) -> dict[str, float]:
-    """Of a run with one seed."""
+    """Computes the metrics of a run with one seed by plain loops."""
     (R,), (untrained,) = result["accuracy"], result["untrained"]
     return {
         "average accuracy": statistics.mean(R[4]),
@@ -258,9 +258,9 @@ def slow_metrics(result: dict[str, Any]) -> dict[str, float]:
 
 
 def means_and_deviations(folder: Path, label: str) -> dict[str, tuple[float, float]]:
-    of_seeds = [slow_metrics(result_of(folder / f"{label}-seed{seed}")) for seed in (1, 2)]
-    values = {name: [metrics[name] for metrics in of_seeds] for name in METRICS}
-    return {name: (statistics.mean(of), statistics.stdev(of)) for name, of in values.items()}
+    by_seed = [slow_metrics(result_of(folder / f"{label}-seed{seed}")) for seed in (1, 2)]
+    values = {name: [metrics[name] for metrics in by_seed] for name in METRICS}
+    return {name: (statistics.mean(numbers), statistics.stdev(numbers)) for name, numbers in values.items()}
 
 
 def test_the_summary_has_mean_and_sample_deviation_over_seeds_of_every_metric(grid):
@@ -333,7 +333,7 @@ def test_the_curves_are_a_picture_with_a_line_for_every_layer_and_method(grid):
 
 @pytest.fixture(scope="module")
 def with_failure(grid, digits, tmp_path_factory) -> tuple[Path, int, str, str]:
-    """A third seed joins the runs, with a learning rate with which it cannot end: folder, exit status, output and errors."""
+    """A third seed whose learning rate is too large joins the runs: folder, exit status, output and errors."""
     folder = tmp_path_factory.mktemp("joined") / "grid"
     shutil.copytree(grid[0], folder)
     return folder, *in_this_process(

@@ -51,13 +51,13 @@ def stopped(tmp_path_factory) -> tuple[Path, int, str, str]:
 
 @pytest.fixture(scope="module")
 def finished(stopped) -> tuple[Path, int, str]:
-    """The same run after --resume: the experiment's folder, the step it went on from, and what was printed."""
+    """The same run after --resume: the experiment's folder, the step from which it continued, and what was printed."""
     folder = stopped[0]
     step = load_newest(folder / "film-seed5" / "checkpoints", warn=pytest.fail).step
     return folder, step, commands.finished(start("--resume", folder))
 
 
-def test_ctrl_c_ends_a_run_with_status_130_a_checkpoint_and_the_command_to_go_on_with(stopped):
+def test_ctrl_c_ends_a_run_with_status_130_a_checkpoint_and_the_command_to_continue(stopped):
     folder, status, output, errors = stopped
     assert status == 130 and errors == ""
     assert output.splitlines()[-1] == f"stopped; continue with python -m launch.supervised --resume {folder}"
@@ -69,7 +69,7 @@ def test_resume_finishes_a_run_from_where_it_was_stopped(finished):
     first, second = sorted((folder / "film-seed5").glob("events.*"), key=lambda file: file.stat().st_mtime)
     for file, begin, end in ((first, 100, step), (second, step + 100, STEPS)):
         steps = [point.step for point in curves(file).Scalars("losses/task")]
-        assert steps == [each for each in RECORDS if begin <= each <= end]
+        assert steps == [record for record in RECORDS if begin <= record <= end]
 
 
 def test_a_run_ends_with_a_table_of_its_layer_parameters_and_metric(finished):
@@ -181,7 +181,7 @@ def test_a_loss_that_is_not_finite_ends_the_command_with_status_1_and_its_step(t
     assert errors.startswith("error: mlp-seed1: the loss became inf at step ") and errors.count("\n") == 1
 
 
-def test_a_loss_that_is_not_finite_is_told_with_the_last_checkpoint_before_it(tmp_path):
+def test_a_loss_that_is_not_finite_is_reported_with_the_last_checkpoint_before_it(tmp_path):
     commands.finished(
         start(*TINY, "--layer", "mlp", "--optimizer", "sgd", "--steps", 20, "--run-dir", tmp_path)
     )

@@ -66,7 +66,7 @@ def test_the_preset_best_is_table_6_with_plain_hidden_layers_and_a_residual_prog
 
 
 def network(layer: str, *, benchmark: str = "split-mnist", classes: int = 2, heads: int = 1, **changes):
-    """As the network of a run, its parameters without numbers."""
+    """Makes the network of a run, its parameters without numbers."""
     config = preset(benchmark, scenario="task", method="adam", layer=layer, name="table-6")
     release = replace(config.neurocoder, variant="release")
     config = replace(config, **{"neurocoder": release} | changes)
@@ -119,10 +119,10 @@ def test_the_layers_that_are_not_adapted_are_plain_and_only_plain_heads_have_a_b
     built = network(layer, heads=2, adapt=adapt)
     for layers, adapted, bias in ((built.hidden, hidden, False), (built.heads, heads, True)):
         assert len(layers) == 2
-        for one in layers:
-            assert (type(one) is not torch.nn.Linear) == adapted
-            assert adapted or (one.bias is not None) == bias
-            assert not adapted or getattr(one, "bias", None) is None
+        for part in layers:
+            assert (type(part) is not torch.nn.Linear) == adapted
+            assert adapted or (part.bias is not None) == bias
+            assert not adapted or getattr(part, "bias", None) is None
 
 
 def test_a_network_and_the_vector_of_its_parameters_are_made_from_each_other():

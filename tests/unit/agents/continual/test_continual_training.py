@@ -1,5 +1,6 @@
-"""Continual training against plain loops, seeds together against seeds one by one, a run that goes on against one that never stopped."""
+"""Continual training against plain loops, seeds together against seeds one by one, continued runs against whole ones."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -26,7 +27,7 @@ LAYERS = ("mlp", "nsm", "neurocoder", "lowrank")
 
 @pytest.fixture(autouse=True)
 def double_precision():
-    """So that two ways of computing the same differ by next to nothing, which Adam would make something of."""
+    """Lets two ways of computing the same differ by next to nothing. Adam would enlarge the difference."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -49,7 +50,7 @@ def train_task(training: ContinualTraining) -> None:
 
 
 def parameters(training: ContinualTraining, seed: int = 0) -> dict[str, Tensor]:
-    """Of the model in that row, by name."""
+    """Returns the parameters of the model in that row, by name."""
     return {name: p.clone() for name, p in unflatten(training.network, training.theta.detach()[seed]).items()}
 
 
@@ -89,8 +90,8 @@ def test_a_run_is_the_run_of_a_plain_loop(name):
     after = parameters(training)
     torch.testing.assert_close(after, dict(by_hand.named_parameters()), **CLOSE)
     assert all(not torch.allclose(after[name], before[name], rtol=1e-3, atol=1e-5) for name in before)
-    for found, expected in ((training.accuracy[0], rows), (training.untrained[0], untrained)):
-        torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-12, atol=0)
+    for ours, expected in ((training.accuracy[0], rows), (training.untrained[0], untrained)):
+        torch.testing.assert_close(ours, torch.tensor(expected), rtol=1e-12, atol=0)
     assert len({accuracy for row in rows for accuracy in row}) > 1
 
 
@@ -98,7 +99,7 @@ def test_a_run_is_the_run_of_a_plain_loop(name):
     "changes", [dict(reset_optimizer=True), dict(method="l2", strength=3.0), dict(scenario="domain"), dict(seeds=(2,))]
 )  # fmt: skip
 def test_the_loops_above_differ_where_their_settings_do(changes):
-    runs = [ByHand(small(**each)) for each in ({}, changes)]
+    runs = [ByHand(small(**settings)) for settings in ({}, changes)]
     for run in runs:
         run.train_all()
     first = [dict(run.named_parameters())["hidden.0.weight"] for run in runs]
@@ -154,11 +155,15 @@ def test_without_extra_losses_only_the_head_of_the_task_learns(layer):
         train_task(training)
         after = parameters(training)
         moved = {name for name in before if not torch.equal(before[name], after[name])}
-        own = {
+        allowed = {
             name for name in before if not name.startswith("heads.") or name.startswith(f"heads.{number}.")
         }
         # Parameters that come before a softmax over all slots may have no gradient.
-        assert moved <= own and any(name.startswith("heads.") for name in moved) and len(moved) > len(own) / 2
+        assert (
+            moved <= allowed
+            and any(name.startswith("heads.") for name in moved)
+            and len(moved) > len(allowed) / 2
+        )
 
 
 def test_the_orthogonality_loss_is_of_all_heads_also_of_those_that_do_not_answer():
@@ -190,12 +195,12 @@ def test_a_class_not_yet_seen_is_no_answer_and_one_of_an_earlier_task_is():
 def test_si_weighs_parameters_by_the_task_s_loss_without_penalty_and_without_extra_losses():
     config = small("neurocoder", "si", strength=20.0)
     training = ContinualTraining(config, stream(), CPU)
-    expected, network = slow_si(config, of="task")
+    expected, network = slow_si(config, loss="task")
     for importance in expected:
         train_task(training)
         torch.testing.assert_close(training.regularizer.anchor.importance[0], importance, **CLOSE)
     torch.testing.assert_close(parameters(training), dict(network.named_parameters()), **CLOSE)
-    whole, _ = slow_si(config, of="everything")
+    whole, _ = slow_si(config, loss="everything")
     assert all((a - b).abs().max() > 0.1 * a.max() for a, b in zip(expected, whole, strict=True))
 
 
@@ -272,10 +277,9 @@ def test_every_seed_has_weights_and_an_order_of_its_own(monkeypatch):
     monkeypatch.setattr(training, "_step", lambda task, batch: seen.append(batch.x) or step(task, batch))
     while not training.finished:
         training.advance()
-    for one in range(4):
-        for other in range(one):
-            assert (begin[one] != begin[other]).all() and (training.theta[one] != training.theta[other]).all()
-            assert any((x[one] != x[other]).any() for x in seen[:4])
+    for a, b in itertools.combinations(range(4), 2):
+        assert (begin[a] != begin[b]).all() and (training.theta[a] != training.theta[b]).all()
+        assert any((x[a] != x[b]).any() for x in seen[:4])
 
 
 # stopped and continued
@@ -315,7 +319,7 @@ def test_a_run_continued_after_a_task_is_bit_identical_to_one_that_never_stopped
 def tensors(training: ContinualTraining) -> list[tuple[str, Tensor]]:
     snapshot = training.snapshot()
     groups = {"optimizer": snapshot.optimizer, "regularizer": snapshot.regularizer}
-    named = {f"{group}.{name}": tensor for group, of in groups.items() for name, tensor in of.items()}
+    named = {f"{group}.{name}": tensor for group, values in groups.items() for name, tensor in values.items()}
     fields = {name: getattr(snapshot, name) for name in ("theta", "accuracy", "untrained")}
     return sorted((fields | named).items())
 
@@ -330,7 +334,7 @@ def test_only_the_newest_of_the_saved_tasks_is_kept_with_its_settings(tmp_path):
     assert ContinualConfig.from_dict(state["config"]) == config and state["seconds"] == training.seconds
 
 
-# what cannot go on
+# what cannot continue
 
 
 def test_a_learning_rate_that_is_far_too_large_ends_training_with_seed_task_and_step(monkeypatch):
@@ -341,11 +345,11 @@ def test_a_learning_rate_that_is_far_too_large_ends_training_with_seed_task_and_
         by_hand = ByHand(replace(config, seeds=(seed,)))
         by_hand.train_all()
         losses.append(by_hand.losses[0])
-    step = next(s for s in range(8) if not all(abs(of[s]) < float("inf") for of in losses))
+    step = next(s for s in range(8) if not all(abs(values[s]) < float("inf") for values in losses))
     seed, loss = next(
-        (seed, of[step])
-        for seed, of in zip(config.seeds, losses, strict=True)
-        if not abs(of[step]) < float("inf")
+        (seed, values[step])
+        for seed, values in zip(config.seeds, losses, strict=True)
+        if not abs(values[step]) < float("inf")
     )
     assert step > 0
     with pytest.raises(TrainingError) as failure:

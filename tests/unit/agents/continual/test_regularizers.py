@@ -15,23 +15,23 @@ def draw(*shape, seed=0):
 
 
 def fishers(shape, tasks=3):
-    """With zeros: in places for some tasks, in one place for all."""
-    found = [draw(*shape, seed=10 + task).square() for task in range(tasks)]
-    for task, fisher in enumerate(found):
+    """Draws Fisher informations with zeros: in places for some tasks, in one place for all."""
+    drawn = [draw(*shape, seed=10 + task).square() for task in range(tasks)]
+    for task, fisher in enumerate(drawn):
         fisher[..., task % 3] = 0
         fisher[..., 3] = 0
-    return found
+    return drawn
 
 
 def gradient(regularizer, theta):
-    """Of the penalty."""
-    found = torch.zeros_like(theta)
-    regularizer.add_penalty_gradient(theta, found)
-    return found
+    """Returns the gradient of the penalty."""
+    total = torch.zeros_like(theta)
+    regularizer.add_penalty_gradient(theta, total)
+    return total
 
 
 def slope(strength, importance, anchor, theta):
-    """Of strength * sum_i importance_i (theta_i - anchor_i)^2, by torch."""
+    """Returns the gradient of strength * sum_i importance_i (theta_i - anchor_i)^2, by torch."""
     theta = theta.clone().requires_grad_()
     return torch.autograd.grad(strength * (importance * (theta - anchor).square()).sum(), theta)[0]
 
@@ -84,8 +84,8 @@ def test_ewc_of_many_tasks_keeps_its_gradient_in_single_precision():
         parameters, fisher = 3 + 1e-3 * draw(50, seed=task), draw(50, seed=200 + task).square()
         regularizer.end_task(parameters.float(), fisher.float())
         slopes += 2 * fisher * (3 + 1e-2 * theta - parameters)
-    found = gradient(regularizer, (3 + 1e-2 * theta).float())
-    torch.testing.assert_close(found.double(), slopes, rtol=1e-3, atol=1e-3)
+    ours = gradient(regularizer, (3 + 1e-2 * theta).float())
+    torch.testing.assert_close(ours.double(), slopes, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -109,7 +109,7 @@ def test_si_of_one_parameter_worked_by_hand():
     regularizer.end_task(torch.tensor([0.3]))  # Omega = 1.2 / (0.09 + 0.1)
     assert gradient(regularizer, torch.tensor([1.3])).item() == pytest.approx(20 * 1.2 / 0.19, rel=1e-6)
     regularizer.before_step(torch.tensor([0.3]), torch.tensor([-1.0]))
-    regularizer.after_step(torch.tensor([1.3]))  # omega starts anew: 1
+    regularizer.after_step(torch.tensor([1.3]))  # omega starts from 0 again: 1
     regularizer.end_task(torch.tensor([1.3]))  # Omega = 1.2 / 0.19 + 1 / (1 + 0.1)
     omega = 1.2 / 0.19 + 1 / 1.1
     assert gradient(regularizer, torch.tensor([1.8])).item() == pytest.approx(20 * omega * 0.5, rel=1e-6)
@@ -187,7 +187,7 @@ def test_seeds_that_train_together_are_each_regularised_as_if_alone(name):
 
 @pytest.mark.parametrize("name", REGULARIZERS)
 @pytest.mark.parametrize("interrupted_after", [0, 1, 2])
-def test_a_run_restored_between_tasks_goes_on_as_the_uninterrupted_one(name, interrupted_after):
+def test_a_run_restored_between_tasks_continues_as_the_uninterrupted_one(name, interrupted_after):
     whole, theta = REGULARIZERS[name](2.0), draw(4, seed=9)
     first = REGULARIZERS[name](2.0)
     for task, fisher in enumerate(fishers((4,))):

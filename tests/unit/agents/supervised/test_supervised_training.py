@@ -1,4 +1,4 @@
-"""Supervised training: its steps against plain torch, runs that go on against runs that never stopped."""
+"""Supervised training: its steps against plain torch, continued runs against runs that never stopped."""
 
 import contextlib
 from dataclasses import replace
@@ -203,7 +203,7 @@ def test_the_best_evaluation_is_the_first_of_equals_and_a_number(larger, expecte
 
 
 def noisy(optimizer: str, **changes) -> SupervisedConfig:
-    """Nothing in it is the same without its random numbers: experts with noise, augmented images; and channels come last."""
+    """A run that needs its random numbers: experts with noise and augmented images. Its channels come last."""
     experts = MixtureOfExpertsSettings(experts=4, active=2, hidden=3)
     rates = {"adam": 1e-3, "sgd": 0.05, "rmsprop": 1e-4}
     config = preset("cifar10", network="lenet", layer="moe")
@@ -226,12 +226,12 @@ def uninterrupted(request, data) -> tuple[SupervisedConfig, Snapshot]:
 
 def differences(one: Snapshot, other: Snapshot) -> list[str]:
     """Names of all tensors that are not bit-identical."""
-    found = []
+    names = []
     for group in ("parameters", "optimizer"):
         tensors, others = getattr(one, group), getattr(other, group)
         assert tensors.keys() == others.keys() and tensors
-        found += [f"{group}.{name}" for name in tensors if not torch.equal(tensors[name], others[name])]
-    return found
+        names += [f"{group}.{name}" for name in tensors if not torch.equal(tensors[name], others[name])]
+    return names
 
 
 @pytest.mark.parametrize("stop", [3, 8])
@@ -259,7 +259,7 @@ def test_two_runs_of_one_seed_are_bit_identical_and_another_seed_gives_another_r
     monkeypatch.setattr(module, "RECORD_EVERY", 3)
     config, expected = uninterrupted
     torch.manual_seed(99)  # what came before does not matter
-    again, other = (SupervisedTraining(each, data, CPU) for each in (config, replace(config, seed=2)))
+    again, other = (SupervisedTraining(seeded, data, CPU) for seeded in (config, replace(config, seed=2)))
     train(again)
     train(other, until=3)
     assert differences(again.snapshot(), expected) == [] and again.curve == expected.curve
@@ -267,7 +267,7 @@ def test_two_runs_of_one_seed_are_bit_identical_and_another_seed_gives_another_r
     assert same == set()
 
 
-def test_a_checkpoint_has_the_settings_and_the_latest_metric_beside_its_tensors(data, tmp_path):
+def test_a_checkpoint_has_the_settings_and_the_latest_metric_as_well_as_its_tensors(data, tmp_path):
     config = digits()
     training = SupervisedTraining(config, data, CPU)
     train(training, until=5)
