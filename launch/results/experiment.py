@@ -9,6 +9,7 @@ accuracy.csv    continual runs: the accuracy on each task after each task
 
 import csv
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ class Group:
         """Computes mean and sample deviation (n - 1) of every scalar. The deviation of one seed is nan."""
         summary = {}
         for name in dict.fromkeys(name for outcome in self.outcomes for name in outcome.scalars):
-            values = [outcome.scalars[name] for outcome in self.outcomes]
+            values = [outcome.scalars[name] for outcome in self.outcomes if name in outcome.scalars]
             deviation = np.std(values, ddof=1) if len(values) > 1 else np.nan
             summary[name] = float(np.mean(values)), float(deviation)
         return summary
@@ -82,8 +83,7 @@ def read_outcomes(result: dict[str, Any]) -> list[Outcome]:
     earlier = {name: result[name] for name in ("final", "best", "best_step")}
     earlier["steps_per_second"] = result["steps"] / result["seconds"]
     scalars = {
-        name: float("nan") if value is None else value
-        for name, value in result.get("scalars", earlier).items()
+        name: math.nan if value is None else value for name, value in result.get("scalars", earlier).items()
     }
     curve = [(step, value) for step, value in result["curve"]]
     return [Outcome(result["seed"], result["metric"], result["larger_is_better"], scalars, curve, [], about)]
@@ -191,7 +191,7 @@ def table(groups: list[Group]) -> str:
 
 def cell(mean: float, deviation: float) -> str:
     """Formats a mean and its deviation, which is left out for one seed."""
-    return f"{mean:.5g}" + (f" ± {deviation:.3g}" if deviation == deviation else "")
+    return f"{mean:.5g}" if math.isnan(deviation) else f"{mean:.5g} ± {deviation:.3g}"
 
 
 def draw(groups: list[Group], path: Path) -> None:
