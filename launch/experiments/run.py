@@ -25,8 +25,8 @@ from launch.experiments.ray_tasks import Progress
 # Seconds between two reports.
 REPORT_SECONDS = 1.0
 
-
 Training = SupervisedTraining | ContinualTraining
+"""A run in this process: `advance` until `finished`."""
 
 
 class Kind(NamedTuple):
@@ -106,7 +106,7 @@ def execute(path: Path, progress: Progress, changes: Mapping[str, Any] | None = 
 
 
 def train(
-    training: Training, path: Path, progress: Progress, save: Callable[[], None], *, save_seconds: float
+    training: Training, path: Path, progress: Progress, save_now: Callable[[], None], *, save_seconds: float
 ) -> None:
     """Trains to the end, or until the run should stop. Writes curves, reports and saves on the way."""
     # Curves that an earlier process wrote beyond its last checkpoint are hidden, so that none jumps back.
@@ -127,7 +127,7 @@ def train(
             if due and training.can_be_saved:
                 # Curves come first, so that a run which continues from the checkpoint has no gap in them.
                 writer.flush()
-                save()
+                save_now()
                 saved = now
     finally:
         writer.close()
