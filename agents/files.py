@@ -34,8 +34,12 @@ def json_bytes(value: dict[str, Any] | list[Any]) -> bytes:
 
 
 def write_json_atomically(path: Path, value: dict[str, Any] | list[Any]) -> None:
-    """Writes `value` as JSON to `path`. A reader sees the old or the new text, whole. Raises OSError."""
-    data = json_bytes(value)
+    """Writes `value` as JSON to `path`, as `write_atomically` does. Raises OSError."""
+    write_atomically(path, json_bytes(value))
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file. A reader sees the old or the new content, whole. Raises OSError."""
     temporary = temporary_path(path)
     # A dead process that had our process id may have left one.
     temporary.unlink(missing_ok=True)

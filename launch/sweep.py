@@ -21,12 +21,12 @@ from agents.a3c.config import A3CConfig
 from agents.a3c.presets import preset
 from agents.errors import TrainingError
 from agents.runs.best import find_checkpoints
+from agents.runs.folder import RESULT
 from agents.runs.recording import Recording
 from launch.command_line.errors import check_address, fail
-from launch.command_line.experiment import make_runs, resumed_runs, seed_range
 from launch.command_line.flags import given_flags, refuse_unused_layers
-from launch.command_line.interruption import Interruption
-from launch.experiments.ray_tasks import RESULT
+from launch.experiments.folder import make_runs, resumed_runs, seed_range
+from launch.experiments.interruption import Interruption
 from launch.results.sweep import finished, table
 from neurocoder.checks import check_at_least
 

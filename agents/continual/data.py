@@ -1,9 +1,9 @@
-"""What the network of a continual-learning run sees: MNIST's pixels, or CIFAR's features from a frozen ResNet-18.
+"""The inputs of a continual-learning run: MNIST's pixels, or CIFAR's features from a frozen ResNet-18.
 
-The features are computed once, and kept with their checksums in the cache folder (XDG_CACHE_HOME, else ~/.cache).
+The features are computed once and kept in the cache folder (XDG_CACHE_HOME, else ~/.cache).
 """
 
-import functools
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -13,21 +13,20 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from agents.continual.config import BENCHMARKS
 from agents.continual.tasks import CLASSES_PER_TASK, Split, TaskStream, mnist_features, split_tasks
-from agents.runs.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from agents.files import write_atomically
+from agents.image_scales import SCALES
 from envs import images
 from neurocoder.networks.resnet import ResNet18, ResNet18Trunk
 
-OFFICIAL = "resnet18-f37072fd.pth"  # torchvision's, ImageNet; the name begins with its SHA-256 as torch.hub names files
+# torchvision's network for ImageNet. Its name contains the start of its SHA-256, as torch.hub names files.
+OFFICIAL = "resnet18-f37072fd.pth"
 OFFICIAL_URL = f"https://download.pytorch.org/models/{OFFICIAL}"
 TRUNK = "resnet18_imagenet_conv1_to_layer3_bnfolded.npz"
-SCALES = {  # mean and deviation a channel, as released
-    "cifar10": ((0.491, 0.482, 0.447), (0.247, 0.243, 0.262)),
-    "cifar100": ((0.507, 0.487, 0.441), (0.267, 0.256, 0.276)),
-}
 
 
 class Extractor(NamedTuple):
@@ -36,63 +35,91 @@ class Extractor(NamedTuple):
     name: str
     features: Callable[[Tensor], Tensor]
     sha256: str
-    """Of its file of weights."""
+    """The SHA-256 of its file of weights."""
 
 
-@functools.lru_cache(maxsize=1)
-def load_stream(benchmark: str, scenario: str, data: Path, device: torch.device) -> tuple[TaskStream, str]:
-    """The tasks of a run on the device, and in words what their features are. ValueError for data that cannot be used.
-
-    Kept for the next run of this process, which is likely to have the same.
-    """
+def load_stream(benchmark: str, scenario: str, data: Path, device: torch.device) -> TaskStream:
+    """Loads the tasks of a run onto the device. Raises ValueError for data that cannot be used."""
     name = BENCHMARKS[benchmark]
     if name == "mnist":
         train, test = (
             Split(mnist_features(part.images.to(device)), part.labels.to(device))
             for part in images.load(name, data)
         )
-        source = "pixels, padded to 32 x 32"
+        features = "pixels, padded to 32 x 32"
     else:
-        train, test, source = cifar_features(name, data, device)
+        train, test, features = cifar_features(name, data, device)
     stream = split_tasks(train, test, per_task=CLASSES_PER_TASK[benchmark], scenario=scenario)
-    return stream, source
+    return stream._replace(features=features)
 
 
 def cifar_features(name: str, data: Path, device: torch.device) -> tuple[Split, Split, str]:
-    """Features of a CIFAR data set, from the cache or computed, and in words what they are. ValueError as `load_stream`."""
+    """Returns the features of a CIFAR data set, from the cache or computed, and in words what they are.
+
+    Raises:
+        ValueError: data or a cache folder that cannot be used.
+    """
     extractor = find_extractor(data)
     parts = images.load(name, data)
     digest = hashlib.sha256(extractor.sha256.encode())
     for part in parts:
         digest.update(part.images.numpy().tobytes())
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neurocoder"
-    folder = cache / f"{name}-{digest.hexdigest()[:16]}"
-    try:
-        features = load_checkpoint(folder / "step-000000000000").tensors["features"]
-    except CheckpointError:
-        print(f"computing the features of {name} by {extractor.name}; they are kept in {folder}", flush=True)
+    path = cache / f"{name}-{digest.hexdigest()[:16]}"
+    features = _read_cache(path)
+    if features is None:
+        print(f"computing the features of {name} by {extractor.name}; they are kept in {cache}", flush=True)
         mean, deviation = torch.tensor(SCALES[name], device=device).view(2, 1, -1, 1, 1)
-        network = extractor.features
         features = {
-            which: torch.cat(
-                [network((x.to(device) / 255 - mean) / deviation).cpu() for x in part.images.split(500)]
+            use: torch.cat(
+                [
+                    extractor.features((x.to(device) / 255 - mean) / deviation).cpu()
+                    for x in part.images.split(500)
+                ]
             )
-            for which, part in zip(("train", "test"), parts, strict=True)
+            for use, part in zip(("train", "test"), parts, strict=True)
         }
-        try:
-            save_checkpoint(folder, 0, {"features": features}, {"extractor": extractor.name, "data": name})
-        except OSError as error:
-            reason = f"cannot be written ({error}); name another cache folder by XDG_CACHE_HOME"
-            raise ValueError(f"{folder}: {reason}") from error
+        _write_cache(path, features)
     train, test = (
-        Split(features[which].to(device), part.labels.to(device))
-        for which, part in zip(("train", "test"), parts, strict=True)
+        Split(features[use].to(device), part.labels.to(device))
+        for use, part in zip(("train", "test"), parts, strict=True)
     )
     return train, test, extractor.name
 
 
+def _read_cache(path: Path) -> dict[str, Tensor] | None:
+    """Reads the tensors that `_write_cache` wrote. None if there are none, or if the file cannot be used."""
+    with contextlib.suppress(OSError):
+        for file in path.parent.glob(f"{path.name}-*.safetensors"):
+            content = file.read_bytes()
+            if file.name == _cache_name(path, content):
+                return load(content)
+    return None
+
+
+def _write_cache(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Writes tensors into a file whose name is `path`, for their source, and a digest of the file's content.
+
+    Raises:
+        ValueError: the file cannot be written.
+    """
+    content = save(tensors)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path.with_name(_cache_name(path, content)), content)
+    except OSError as error:
+        reason = f"cannot be written ({error}); name another cache folder by XDG_CACHE_HOME"
+        raise ValueError(f"{path}: {reason}") from error
+
+
+def _cache_name(path: Path, content: bytes) -> str:
+    return f"{path.name}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
+
+
 def find_extractor(data: Path) -> Extractor:
-    """The official ResNet-18, or else its trunk, from `data`/resnet18; the official one is downloaded if neither is there.
+    """Loads the official ResNet-18, or else its trunk, from `data`/resnet18.
+
+    The official one is downloaded if neither is there.
 
     Raises:
         ValueError: neither can be had, or the file is damaged.

@@ -9,15 +9,13 @@ from neurocoder.output_layers import configured_layer
 
 
 def build_network(config: ContinualConfig, features: int, classes: int, heads: int) -> MultiHeadMLP:
-    """The configured network, weights drawn from torch's global generator.
+    """Makes the configured network, with weights drawn from torch's global generator.
 
-    Split MNIST has two hidden layers, Split CIFAR three (Table 7). Plain heads have a bias, other layers only if the config
-    says so.
+    Split MNIST has two hidden layers, Split CIFAR three (Table 7). Plain heads have a bias. Other layers have one
+    only if the config says so.
     """
-    chosen, plain = (
-        configured_layer(config.layer, config, bias=config.bias),
-        configured_layer("mlp", config, bias=config.bias),
-    )
+    settings = config.layer_settings()
+    chosen, plain = (configured_layer(name, settings, bias=config.bias) for name in (config.layer, "mlp"))
     adapted_head = config.layer != "mlp" and config.adapt != "hidden"
     depth = 2 if config.benchmark == "split-mnist" else 3
     return MultiHeadMLP(
@@ -25,17 +23,17 @@ def build_network(config: ContinualConfig, features: int, classes: int, heads: i
         classes,
         heads,
         hidden_layer=plain if config.adapt == "heads" else chosen,
-        head=chosen if adapted_head else configured_layer("mlp", config),
+        head=chosen if adapted_head else configured_layer("mlp", settings),
     )
 
 
 def flatten(network: nn.Module) -> Tensor:
-    """All parameters as one vector (n,), a copy."""
+    """Copies all parameters into one vector (n,)."""
     return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
 
 
 def unflatten(network: nn.Module, theta: Tensor) -> dict[str, Tensor]:
-    """A vector (n,) as parameters of the network, by name: views."""
+    """Splits a vector (n,) into the network's parameters by name. They are views of it."""
     named = dict(network.named_parameters())
     parts = theta.split([parameter.numel() for parameter in named.values()])
     return {name: part.view(named[name].shape) for name, part in zip(named, parts, strict=True)}

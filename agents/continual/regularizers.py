@@ -7,7 +7,7 @@ anchor theta*. Conventions (no factor 1/2, online EWC without decay) are those o
 Parameters theta are one flat vector (n,), or (S, n) for S seeds that train together. No seed sees another.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Anchor:
-    """What the penalty pulls towards, and how hard: shaped like theta, constants."""
+    """The parameters that the penalty pulls towards, and its weights. Both are constants shaped like theta."""
 
     importance: Tensor  # Omega >= 0
     parameters: Tensor  # theta*
@@ -41,25 +41,29 @@ class Regularizer:
         if not 0 <= strength < float("inf"):
             raise ValueError(f"strength is {strength}; it must be a finite number, 0 or more")
         self.strength = strength
-        self.anchor: Anchor | None = None  # none before the first task has ended
+        # None before the first task has ended.
+        self.anchor: Anchor | None = None
 
     def add_penalty_gradient(self, theta: Tensor, gradient: Tensor) -> None:
-        """gradient += 2 strength Omega (theta - theta*), in place; nothing before the first task has ended."""
+        """Adds 2 strength Omega (theta - theta*) to the gradient in place, from the second task on."""
         if self.anchor is not None:
             distance = theta - self.anchor.parameters
             gradient.addcmul_(self.anchor.importance, distance, value=2 * self.strength)
 
     def before_step(self, theta: Tensor, gradient: Tensor) -> None:
-        """theta before the optimiser's step, and its gradient of the task's loss without penalty or auxiliary loss."""
+        """Takes theta before the optimiser's step, and the gradient of the task's loss alone.
+
+        Neither the penalty nor the auxiliary loss is part of that gradient.
+        """
 
     def after_step(self, theta: Tensor) -> None:
-        """theta after the optimiser's step."""
+        """Takes theta after the optimiser's step."""
 
     def end_task(self, theta: Tensor, fisher: Tensor | None = None) -> None:
-        """theta at the end of a task and, where `uses_fisher`, the task's Fisher information, shaped like it."""
+        """Takes theta at the end of a task and, where `uses_fisher`, the task's Fisher information of the same shape."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that the next tasks need, between two tasks; empty before the first has ended."""
+        """Returns all that the next tasks need, between two tasks. Empty before the first task has ended."""
         if self.anchor is None:
             return {}
         return {"importance": self.anchor.importance, "parameters": self.anchor.parameters}
@@ -69,7 +73,7 @@ class Regularizer:
 
 
 class L2(Regularizer):
-    """All parameters weigh the same; theta* are those after the previous task."""
+    """The same importance for all parameters. theta* are the parameters after the previous task."""
 
     def end_task(self, theta: Tensor, fisher: Tensor | None = None) -> None:
         theta = theta.detach()
@@ -89,13 +93,14 @@ class EWC(Regularizer):
         new = _fisher_anchor(theta, fisher)
         if self.anchor is not None:
             total = self.anchor.importance + new.importance
-            share = new.importance / total.clamp_min(torch.finfo(total.dtype).tiny)  # 0 where nothing matters
+            # 0 where no parameter has importance.
+            share = new.importance / total.clamp_min(torch.finfo(total.dtype).tiny)
             new = Anchor(total, self.anchor.parameters.lerp(new.parameters, share))
         self.anchor = new
 
 
 class OnlineEWC(Regularizer):
-    """EWC with one pair (Schwarz et al. 2018): Omega adds up over the tasks, without decay; theta* is the latest."""
+    """EWC with one pair (Schwarz et al. 2018). Omega adds up over the tasks without decay, and theta* is the latest."""
 
     uses_fisher = True
 
@@ -106,7 +111,7 @@ class OnlineEWC(Regularizer):
 
 
 class SI(Regularizer):
-    """Synaptic intelligence (Zenke et al. 2017): what a parameter's path contributed to the fall of the loss.
+    """Synaptic intelligence (Zenke et al. 2017): how much a parameter's path lowered the loss.
 
     In a task omega -= g * (change of theta) at every step; after it Omega += omega / ((theta - theta_start)^2 +
     damping) and theta* is the latest. Omega is held at 0 or above. In the authors' released code the orthogonality loss
@@ -124,7 +129,8 @@ class SI(Regularizer):
         if not 0 < damping < float("inf"):
             raise ValueError(f"damping is {damping}; it must be a finite number above 0")
         self.damping = damping
-        self._start: Tensor | None = None  # theta at the start of the task; none between tasks
+        # Theta at the start of the task. None between two tasks.
+        self._start: Tensor | None = None
         self._omega: Tensor | None = None
 
     def before_step(self, theta: Tensor, gradient: Tensor) -> None:
@@ -150,14 +156,8 @@ class SI(Regularizer):
         return super().state_dict()
 
 
-REGULARIZERS: dict[str, Callable[..., Regularizer]] = {
-    "none": Regularizer,
-    "l2": L2,
-    "ewc": EWC,
-    "online_ewc": OnlineEWC,
-    "si": SI,
-}
-"""By name; each is made from its strength."""
+REGULARIZERS: dict[str, type[Regularizer]] = {"l2": L2, "ewc": EWC, "online-ewc": OnlineEWC, "si": SI}
+"""The penalty of each method that has one. It is made from its strength."""
 
 
 def _fisher_anchor(theta: Tensor, fisher: Tensor | None) -> Anchor:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from agents.image_scales import SCALES
 from agents.seeding import mixed_seed
 
 CLASSES_PER_TASK = {"split-mnist": 2, "split-cifar10": 2, "split-cifar100": 5}
@@ -22,26 +23,32 @@ class Split(NamedTuple):
 
 
 class Task(NamedTuple):
+    """Some classes to learn, and the head that answers."""
+
     train: Split
     test: Split
     head: int
-    """The head that answers."""
+    """The number of the head that answers."""
     answers: int
-    """Of the head's classes, how many are seen by the end of this task: the first ones."""
+    """The number of the head's classes that are seen by the end of this task. They are the first ones."""
 
 
 class TaskStream(NamedTuple):
+    """All tasks of a run, in order."""
+
     tasks: list[Task]
     heads: int
     classes: int
-    """Of each head."""
+    """The number of classes of each head."""
+    features: str = ""
+    """What the features are, in words."""
 
 
 def split_tasks(train: Split, test: Split, *, per_task: int, scenario: str) -> TaskStream:
-    """The tasks in the order of their classes: the first `per_task`, the next, ...
+    """Splits a data set into tasks in the order of its classes: the first `per_task`, the next, ...
 
-    Incremental tasks have labels from 0 and a head each, incremental domains labels from 0 and one head, incremental classes their
-    own labels and one head, which grows by the classes seen.
+    Incremental tasks have labels from 0 and a head each. Incremental domains have labels from 0 and one head.
+    Incremental classes keep their labels and have one head, which grows by the classes seen.
     """
     classes = int(train.labels.max()) + 1
     tasks = []
@@ -68,12 +75,13 @@ def split_tasks(train: Split, test: Split, *, per_task: int, scenario: str) -> T
 
 
 def mnist_features(images: Tensor) -> Tensor:
-    """MNIST's bytes (N, 1, 28, 28) -> (N, 1024), padded to 32 x 32 and normalised, as the benchmark and the released code do."""
+    """Pads MNIST's bytes (N, 1, 28, 28) to 32 x 32 and scales them as the benchmark does: (N, 1024)."""
+    (mean,), (deviation,) = SCALES["mnist, padded"]
     padded = F.pad(images.float() / 255, (2, 2, 2, 2))
-    return ((padded - 0.1000) / 0.2752).flatten(1)
+    return ((padded - mean) / deviation).flatten(1)
 
 
 def shuffled(count: int, *, seed: int, task: int, epoch: int) -> Tensor:
-    """An order of a task's images that depends on nothing but these numbers, (count,)."""
+    """Draws an order (count,) of a task's images, which depends on these numbers alone."""
     generator = torch.Generator().manual_seed(mixed_seed("order", seed, task, epoch))
     return torch.randperm(count, generator=generator)

@@ -3,8 +3,11 @@
 Shapes: S seeds, n parameters, B images a step, d features, T tasks.
 """
 
-from collections.abc import Callable
+import itertools
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -13,31 +16,67 @@ from torch.func import functional_call, vmap
 
 from agents.continual.config import ContinualConfig
 from agents.continual.fisher import diagonal_fisher
+from agents.continual.metrics import accuracy_on_seen_tasks, all_metrics
 from agents.continual.network import build_network, flatten, unflatten
 from agents.continual.regularizers import REGULARIZERS, Regularizer
 from agents.continual.tasks import Split, Task, TaskStream, shuffled
 from agents.errors import TrainingError
 from agents.freed_memory import keep_freed_memory
 from agents.optimizer_state import load_optimizer_state, optimizer_state
+from agents.records import Record
+from neurocoder.output_layers import parameter_count
 
-CHECK_EVERY = 50  # steps between two looks at the losses, which wait for the device
+# Steps between two records. A record reads the losses, which waits for the device.
+RECORD_EVERY = 50
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that a run needs to go on with its next task."""
+    """All that a run needs to continue with its next task."""
 
-    task: int
-    """Tasks done."""
+    tasks_done: int
+    seconds: float
+    """Time spent on training and evaluation."""
     theta: Tensor  # (S, n)
     optimizer: dict[str, Tensor]
     regularizer: dict[str, Tensor]
     accuracy: Tensor  # (S, T, T), R[t, i] of the tasks done
     untrained: Tensor  # (S, T), accuracies before the first task
 
+    @property
+    def step(self) -> int:
+        """The step of the checkpoint, which counts tasks."""
+        return self.tasks_done
+
+    def parts(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Returns what a checkpoint holds: tensors by group and name, and plain values."""
+        tensors = {
+            "parameters": {"theta": self.theta},
+            "optimizer": self.optimizer,
+            "regularizer": self.regularizer,
+            "accuracy": {"accuracy": self.accuracy, "untrained": self.untrained},
+        }
+        return tensors, {"seconds": self.seconds}
+
+    @classmethod
+    def from_parts(cls, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Self:
+        """The inverse of `parts`. Raises KeyError if something is missing."""
+        return cls(
+            tasks_done=step,
+            seconds=state["seconds"],
+            theta=tensors["parameters"]["theta"],
+            optimizer=tensors["optimizer"],
+            regularizer=tensors["regularizer"],
+            accuracy=tensors["accuracy"]["accuracy"],
+            untrained=tensors["accuracy"]["untrained"],
+        )
+
 
 class ContinualTraining:
-    """`train_task` until `finished`."""
+    """One run: `advance` until `finished`."""
+
+    metric = "average accuracy"
+    larger_is_better = True
 
     def __init__(
         self,
@@ -56,60 +95,66 @@ class ContinualTraining:
             rows.append(flatten(self.network))
         self.theta = torch.stack(rows).requires_grad_()  # (S, n)
         self.optimizer = build_optimizer(config, self.theta)
-        method = config.method.replace("-", "_")
-        self.regularizer: Regularizer = REGULARIZERS[method if method in REGULARIZERS else "none"](
-            config.strength
-        )
+        self.regularizer = REGULARIZERS.get(config.method, Regularizer)(config.strength)
+        self.tasks_done, self.seconds = 0, 0.0
+        # Steps of the task in progress, and its batches that are left.
+        self.task_step = 0
+        self._batches: Iterator[Split] = iter(())
         tasks = len(stream.tasks)
         if snapshot is None:
-            self.task = 0
             self.accuracy = torch.zeros(len(rows), tasks, tasks, dtype=torch.float64)
             self.untrained = self._evaluate()
         else:
-            self.task, self.accuracy, self.untrained = snapshot.task, snapshot.accuracy, snapshot.untrained
+            self.tasks_done, self.seconds = snapshot.tasks_done, snapshot.seconds
+            self.accuracy, self.untrained = snapshot.accuracy, snapshot.untrained
             self.theta.data.copy_(snapshot.theta)
             load_optimizer_state(self.optimizer, snapshot.optimizer)
             self.regularizer.load_state_dict({k: v.to(device) for k, v in snapshot.regularizer.items()})
 
     @property
     def finished(self) -> bool:
-        return self.task == len(self.stream.tasks)
+        return self.tasks_done == len(self.stream.tasks)
 
-    def train_task(self, tell: Callable[[int, float], None] = lambda step, loss: None) -> None:
-        """Learns the next task, then evaluates on all of them.
+    @property
+    def can_be_saved(self) -> bool:
+        """Whether no task is in progress. A run that stops within a task repeats that task."""
+        return self.task_step == 0
 
-        Args:
-            tell: called now and then with the task's step and the mean loss since the last call.
+    @property
+    def step(self) -> int:
+        """Optimiser steps since the start of the run."""
+        return sum(map(self._steps, self.stream.tasks[: self.tasks_done])) + self.task_step
+
+    def advance(self) -> Record:
+        """Trains up to the next record: RECORD_EVERY steps, or the end of the task, which is then evaluated.
 
         Raises:
             TrainingError: a loss that is not a number, with its seed, task and step.
         """
-        config, number = self.config, self.task
-        task = self.stream.tasks[number]
-        if config.reset_optimizer:
-            self.optimizer = build_optimizer(config, self.theta)
-        step, losses = 0, []
-        for epoch in range(config.epochs):
-            order = torch.stack(
-                [shuffled(len(task.train.x), seed=seed, task=number, epoch=epoch) for seed in config.seeds]
-            ).to(self.device)  # (S, N)
-            for chosen in order.split(config.batch_size, dim=1):
-                losses.append(self._step(task, Split(task.train.x[chosen], task.train.labels[chosen])))
-                step += 1
-                if len(losses) == CHECK_EVERY:
-                    tell(step, self._check_finite(losses, step))
-                    losses = []
-        if losses:
-            tell(step, self._check_finite(losses, step))
-        fisher = self._fisher(task) if self.regularizer.uses_fisher else None
-        self.regularizer.end_task(self.theta.detach(), fisher)
-        self.accuracy[:, number] = self._evaluate()
-        self.task += 1
+        started = time.perf_counter()
+        task = self.stream.tasks[self.tasks_done]
+        if self.task_step == 0:
+            if self.config.reset_optimizer:
+                self.optimizer = build_optimizer(self.config, self.theta)
+            self._batches = self._draw_batches(task)
+        losses = [self._step(task, batch) for batch in itertools.islice(self._batches, RECORD_EVERY)]
+        self.task_step += len(losses)
+        loss, steps, tasks = self._check_finite(losses), self._steps(task), len(self.stream.tasks)
+        scalars = {"losses/task": loss}
+        progress = (
+            f"task {self.tasks_done + 1} of {tasks}  step {self.task_step:,} / {steps:,}  loss {loss:.4g}"
+        )
+        if self.task_step == steps:
+            scalars |= self._end_task(task)
+        self.seconds += time.perf_counter() - started
+        return Record(self.step, scalars, progress)
 
     def snapshot(self) -> Snapshot:
-        """The state between two tasks."""
+        """Returns the state between two tasks."""
+        assert self.can_be_saved, "a task is in progress"
         return Snapshot(
-            self.task,
+            self.tasks_done,
+            self.seconds,
             self.theta.detach(),
             optimizer_state(self.optimizer),
             self.regularizer.state_dict(),
@@ -117,10 +162,52 @@ class ContinualTraining:
             self.untrained,
         )
 
+    def result(self) -> dict[str, Any]:
+        """Returns what a finished run came to, plain values. Accuracies R[t][i] of every seed are in percent."""
+        scalars = all_metrics(self.accuracy, self.untrained)
+        curve = accuracy_on_seen_tasks(self.accuracy).mean(dim=0)
+        return {
+            "seeds": list(self.config.seeds),
+            "metric": self.metric,
+            "larger_is_better": self.larger_is_better,
+            "accuracy": self.accuracy.tolist(),
+            "untrained": self.untrained.tolist(),
+            "features": self.stream.features,
+            "parameters": parameter_count(self.network),
+            "steps": self.step,
+            "scalars": {name: values.mean().item() for name, values in scalars.items()},
+            "curve": list(enumerate(curve.tolist(), start=1)),
+        }
+
+    def _steps(self, task: Task) -> int:
+        """Counts the optimiser steps of a task."""
+        return self.config.epochs * -(-len(task.train.x) // self.config.batch_size)
+
+    def _draw_batches(self, task: Task) -> Iterator[Split]:
+        """Draws the batches of a task, x (S, B, d), in an order that depends on seed, task and epoch alone."""
+        config, train = self.config, task.train
+        for epoch in range(config.epochs):
+            orders = [
+                shuffled(len(train.x), seed=seed, task=self.tasks_done, epoch=epoch) for seed in config.seeds
+            ]
+            for chosen in torch.stack(orders).to(self.device).split(config.batch_size, dim=1):  # (S, B)
+                yield Split(train.x[chosen], train.labels[chosen])
+
+    def _end_task(self, task: Task) -> dict[str, float]:
+        """Fixes the penalty for the tasks to come, and evaluates. Returns values for the curves, by tag."""
+        fisher = self._fisher(task) if self.regularizer.uses_fisher else None
+        self.regularizer.end_task(self.theta.detach(), fisher)
+        self.accuracy[:, self.tasks_done] = self._evaluate()
+        self.tasks_done, self.task_step = self.tasks_done + 1, 0
+        # (S, tasks seen) -> (tasks seen,)
+        seen = self.accuracy[:, self.tasks_done - 1, : self.tasks_done].mean(dim=0)
+        by_task = {f"accuracy/task_{i}": accuracy for i, accuracy in enumerate(seen.tolist(), start=1)}
+        return {"charts/average_accuracy": seen.mean().item()} | by_task
+
     def _step(self, task: Task, batch: Split) -> Tensor:
-        """One step of the optimiser on x (S, B, d): the task's losses (S,)."""
+        """Takes one step of the optimiser on x (S, B, d). Returns the task's losses (S,)."""
         losses, extra = self._losses(task, batch)
-        counted = 2 if self._as_released and self.task > 0 else 1
+        counted = 2 if self._as_released and self.tasks_done > 0 else 1
         rest = counted * extra.sum()
         if self.regularizer.uses_task_gradient:
             (gradient,) = torch.autograd.grad(losses.sum(), self.theta, retain_graph=True)
@@ -136,19 +223,20 @@ class ContinualTraining:
         return losses.detach()
 
     def _losses(self, task: Task, batch: Split) -> tuple[Tensor, Tensor]:
-        """Cross-entropies and extra losses of the seeds, (S,) each."""
+        """Computes cross-entropies and extra losses of the seeds, (S,) each."""
 
-        def of_seed(theta: Tensor, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        def seed_losses(theta: Tensor, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             logits, extra = functional_call(self.network, unflatten(self.network, theta), (x, task.head))
             return F.cross_entropy(logits[:, : task.answers], labels), extra
 
-        if len(self.theta) == 1:  # without the cost of vmap
-            loss, extra = of_seed(self.theta.squeeze(0), batch.x[0], batch.labels[0])
+        # One seed alone does without the cost of vmap.
+        if len(self.theta) == 1:
+            loss, extra = seed_losses(self.theta.squeeze(0), batch.x[0], batch.labels[0])
             return loss.unsqueeze(0), extra.unsqueeze(0)
-        return vmap(of_seed)(self.theta, batch.x, batch.labels)
+        return vmap(seed_losses)(self.theta, batch.x, batch.labels)
 
     def _fisher(self, task: Task) -> Tensor:
-        """Diagonal Fisher information of the task just learnt, (S, n)."""
+        """Computes the diagonal Fisher information of the task just learnt, (S, n)."""
         rows = []
         for theta in self.theta.detach():
             self._load(theta)
@@ -158,13 +246,14 @@ class ContinualTraining:
                 logits=lambda x: self.network.logits(x, task.head)[:, : task.answers],
             )
             rows.append(torch.cat([square.flatten() for square in squares.values()]))
-            if self._as_released:  # the mean of (g + o)^2 over samples, o their common orthogonality gradient
+            # The mean of (g + o)^2 over samples. o is their common orthogonality gradient.
+            if self._as_released:
                 mean, common = self._gradients(theta, task)
                 rows[-1] += 2 * common * mean + common.square()
         return torch.stack(rows)
 
     def _gradients(self, theta: Tensor, task: Task) -> tuple[Tensor, Tensor]:
-        """Of -log p(likeliest label), mean over the task's samples, and of the extra loss: (n,) each."""
+        """Computes two gradients (n,): of -log p(likeliest label), mean over the samples, and of the extra loss."""
         theta = theta.clone().requires_grad_()
         parameters, mean = unflatten(self.network, theta), torch.zeros_like(theta)
         extra = theta.new_zeros(())
@@ -177,51 +266,51 @@ class ContinualTraining:
 
     @property
     def _as_released(self) -> bool:
-        """Whether the orthogonality loss goes where the authors' agents with a quadratic penalty have it: a second time into the
-        loss from the second task on, and into the Fisher. Only so are their logs of EWC met. (Their SI has it in the importances but
-        not in the first task's loss, and diverges: that is not followed.)"""
+        """Whether the orthogonality loss is used as in the authors' agents with a quadratic penalty.
+
+        There it is added to the loss a second time from the second task on, and it is part of the Fisher. Their logs
+        of EWC can be reproduced only so. Their SI has it in the importances but not in the first task's loss, and
+        diverges: that is not followed.
+        """
         config = self.config
         released = config.layer == "neurocoder" and config.neurocoder.variant == "release"
         return released and config.method in ("l2", "ewc", "online-ewc")
 
     @torch.no_grad()
     def _evaluate(self) -> Tensor:
-        """Accuracies on the tests of all tasks, (S, T) in percent, each by its own head."""
+        """Computes accuracies on the tests of all tasks, (S, T) in percent, each by its own head."""
         rows = []
         for theta in self.theta:
             self._load(theta)
-            right = [
-                (
-                    self.network.logits(task.test.x, task.head)[:, : self._answers(task)].argmax(-1)
-                    == task.test.labels
-                )
-                for task in self.stream.tasks
-            ]
-            rows.append(torch.stack([of_task.double().mean() for of_task in right]))
+            shares = []
+            for task in self.stream.tasks:
+                logits = self.network.logits(task.test.x, task.head)[:, : self._answers(task)]
+                shares.append((logits.argmax(-1) == task.test.labels).double().mean())
+            rows.append(torch.stack(shares))
         return 100 * torch.stack(rows).cpu()
 
     def _answers(self, task: Task) -> int:
-        """Incremental classes compete with all that are seen by now, also in the tests of earlier tasks."""
-        return max(task.answers, self.stream.tasks[min(self.task, len(self.stream.tasks) - 1)].answers)
+        """Counts the classes that compete: all that are seen by now, in the tests of earlier tasks as well."""
+        return max(task.answers, self.stream.tasks[min(self.tasks_done, len(self.stream.tasks) - 1)].answers)
 
     def _load(self, theta: Tensor) -> None:
         torch.nn.utils.vector_to_parameters(theta.detach(), self.network.parameters())
 
-    def _check_finite(self, losses: list[Tensor], step: int) -> float:
-        """The mean of losses (S,) of steps up to `step`."""
+    def _check_finite(self, losses: list[Tensor]) -> float:
+        """Returns the mean of the losses (S,) of the latest steps. Raises TrainingError if it is not a number."""
         stacked = torch.stack(losses)  # (steps, S)
         wrong = (~stacked.isfinite()).nonzero()
         if len(wrong):
             row, column = wrong[0].tolist()
             raise TrainingError(
                 f"the loss of seed {self.config.seeds[column]} became {stacked[row, column].item()} "
-                f"in task {self.task + 1} at step {step - len(losses) + row + 1}"
+                f"in task {self.tasks_done + 1} at step {self.task_step - len(losses) + row + 1}"
             )
         return stacked.mean().item()
 
 
 def build_optimizer(config: ContinualConfig, theta: Tensor) -> torch.optim.Optimizer:
-    """Elementwise optimisers, so rows of theta (S, n) do not see each other."""
+    """Makes the optimiser of the method. It works elementwise, so rows of theta (S, n) do not affect each other."""
     match config.method:
         case "sgd":
             return torch.optim.SGD([theta], config.learning_rate)

@@ -4,6 +4,7 @@
       run.lock       held by the live process, with its id and machine
       config.json    the settings, as they were resolved
       checkpoints/   see `agents.runs.checkpoints`
+      result.json    of a run that has ended, or failed.json
 
 Neither torch nor Ray is imported, so that a run that cannot start says so at once.
 """
@@ -20,6 +21,9 @@ from pathlib import Path
 from typing import Self
 
 from agents.runs.checkpoints import list_checkpoints
+
+RESULT, FAILED = "result.json", "failed.json"
+"""The file that a finished run leaves in its folder, and that of a run that failed."""
 
 
 class RunFolderError(ValueError):

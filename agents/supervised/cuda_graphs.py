@@ -1,4 +1,4 @@
-"""Gradients as CUDA graphs: a GPU that is told of a step's hundreds of small kernels in one call does not wait for Python."""
+"""Gradients as CUDA graphs: one call starts the hundreds of small kernels of a step, so the GPU never waits for Python."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +9,14 @@ from torch import Tensor, nn
 from neurocoder.alternatives.mixture_of_experts import MixtureOfExpertsLinear
 
 Differentiate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Inputs and targets -> two scalar losses without graph, and the gradients of their sum in the parameters' `grad`."""
+"""Takes inputs and targets, returns two scalar losses. The gradients of their sum are left in the parameters' `grad`."""
 
 
 def can_be_graphed(network: nn.Module, device: torch.device) -> bool:
-    """Whether a step's kernels are the same for all inputs of a shape: the experts' are not, each gets as many as chose it."""
+    """Whether a step's kernels are the same for all inputs of a shape.
+
+    Those of a mixture of experts are not: an expert gets the inputs that chose it.
+    """
     return device.type == "cuda" and not any(
         isinstance(module, MixtureOfExpertsLinear) for module in network.modules()
     )
@@ -21,25 +24,27 @@ def can_be_graphed(network: nn.Module, device: torch.device) -> bool:
 
 @dataclass(frozen=True)
 class _Recorded:
-    """A graph and the tensors that it reads from and writes to."""
+    """A graph, and the tensors that the graph reads and writes."""
 
     graph: torch.cuda.CUDAGraph
     inputs: Tensor
     targets: Tensor
     losses: tuple[Tensor, Tensor]
-    gradients: list[Tensor | None]  # one for each parameter
+    gradients: list[Tensor | None]
+    """One for each parameter."""
 
 
 class GraphedGradients:
-    """`differentiate`, recorded once for every shape of its arguments and replayed from then on. CUDA only.
+    """A function `differentiate`, recorded once for every shape of its arguments and replayed from then on. CUDA only.
 
-    Noise is drawn from torch's CUDA generator as without a graph; a replay begins at the generator's state of its time.
+    Noise is drawn from torch's CUDA generator as without a graph. A replay starts from the generator's current state.
     """
 
     def __init__(self, network: nn.Module, differentiate: Differentiate):
         self.network, self.differentiate = network, differentiate
         self._recorded: dict[tuple[torch.Size, torch.Size], _Recorded] = {}
-        self._pool = torch.cuda.graph_pool_handle()  # one for all: no two graphs run at a time
+        # One pool for all, because no two graphs run at a time.
+        self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         shapes = inputs.shape, targets.shape
@@ -58,7 +63,7 @@ class GraphedGradients:
         inputs, targets = inputs.clone(), targets.clone()
         random_state = torch.cuda.get_rng_state(inputs.device)
         buffers = [buffer.clone() for buffer in self.network.buffers()]
-        # Once as usual, on another stream as CUDA wants it: libraries set themselves up in their first call.
+        # The first call is not recorded, because libraries set themselves up in it. CUDA wants another stream.
         stream = torch.cuda.Stream(inputs.device)
         stream.wait_stream(torch.cuda.current_stream(inputs.device))
         with torch.cuda.stream(stream):
@@ -66,7 +71,8 @@ class GraphedGradients:
         torch.cuda.current_stream(inputs.device).wait_stream(stream)
         for buffer, before in zip(self.network.buffers(), buffers, strict=True):
             buffer.copy_(before)
-        self.network.zero_grad(set_to_none=True)  # so that the graph makes its own
+        # So that the graph makes gradients of its own.
+        self.network.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
             losses = self.differentiate(inputs, targets)

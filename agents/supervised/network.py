@@ -1,9 +1,10 @@
-"""The Main Network of a run."""
+"""The Main Network of a supervised run."""
 
 import torch
 from torch import nn
 
 from agents.supervised.config import SupervisedConfig
+from envs import algorithms
 from envs.images import DATA_SETS
 from neurocoder.networks.densenet import DenseNet
 from neurocoder.networks.gru import GRURegressor
@@ -15,12 +16,12 @@ from neurocoder.random_projection import RandomProjection
 
 
 def build_network(config: SupervisedConfig) -> nn.Module:
-    """The network with the configured layer, weights drawn from torch's global generator."""
+    """Makes the network with the configured layer, with weights drawn from torch's global generator."""
     layer = configured_layer(config.layer, config, bias=config.bias)
     if config.network == "gru":
         return GRURegressor(2, config.hidden, output_layer=layer)
     if config.network == "ntm":
-        return NTM(10, 8, hidden=config.hidden, output_layer=layer)
+        return NTM(algorithms.WIDTH, algorithms.BITS, hidden=config.hidden, output_layer=layer)
     images = DATA_SETS[config.task]
     match config.network:
         case "linear":

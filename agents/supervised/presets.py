@@ -1,7 +1,7 @@
-"""The paper's settings for every task, network and layer (Tables 6 and 7, and the appendix's sections on the experiments).
+"""The paper's settings for every task, network and layer: Tables 6 and 7, and the appendix on the experiments.
 
-Where the text is silent, `neurocoder.parameter_counts` says which architecture fits the published number of parameters, and the comments
-here what was chosen.
+Where the text is silent, `neurocoder.parameter_counts` says which architecture fits the published number of parameters.
+The comments here say what was chosen.
 """
 
 from dataclasses import replace
@@ -18,7 +18,7 @@ from neurocoder.settings import (
 )
 
 PRESETS = {"polynomials": ("single-step", "multi-step")}
-"""Tasks with more than one Neurocoder in Table 6, the default first."""
+"""The names of the presets, the default first, of each task with more than one Neurocoder in Table 6."""
 
 # Table 6. Its "J = 1" is the linear controller (steps=0), for which the least-used slots have no function.
 MNIST = NeurocoderSettings(
@@ -26,21 +26,23 @@ MNIST = NeurocoderSettings(
 )
 CIFAR = NeurocoderSettings(slots=30, key_dim=5, heads=3, steps=5, least_used=5, gate_from="signal")
 POLYNOMIALS = {
-    "single-step": NeurocoderSettings(slots=10, key_dim=3, heads=15, residual=False),  # the text: without R
+    # The text says that R is left out.
+    "single-step": NeurocoderSettings(slots=10, key_dim=3, heads=15, residual=False),
     "multi-step": NeurocoderSettings(slots=20, key_dim=3, heads=1, steps=5, least_used=2, residual=False),
 }
 ALGORITHMS = NeurocoderSettings(slots=30, key_dim=5, heads=5, orthogonality_weight=10.0)
 
-GRU_WIDTHS = {"mlp": 32, "film": 32, "hypernet": 28, "single-step": 16, "multi-step": 8}  # by Table 7
-NTM_WIDTHS = {"mlp": 250, "film": 205}  # by Table 7; 200 for all others
+# These widths fit Table 7. The NTM has 200 for all other layers.
+GRU_WIDTHS = {"mlp": 32, "film": 32, "hypernet": 28, "single-step": 16, "multi-step": 8}
+NTM_WIDTHS = {"mlp": 250, "film": 205}
 
 
 def preset(task: str, *, network: str | None = None, layer: str, name: str | None = None) -> SupervisedConfig:
-    """The paper's settings; of a combination it does not have, those of its nearest.
+    """Returns the paper's settings, or for a combination that the paper does not have, those of the nearest one.
 
     Args:
-        network: None for the task's first.
-        name: one of PRESETS[task]; None for the first.
+        network: a network of the task. None takes the first.
+        name: one of PRESETS[task]. None takes the first.
 
     Raises:
         ValueError: in one line, a name that is not known or a combination that cannot be.
@@ -50,7 +52,7 @@ def preset(task: str, *, network: str | None = None, layer: str, name: str | Non
     network = network or NETWORKS[task][0]
     if name is not None:
         if task not in PRESETS:
-            raise ValueError(f"--preset {name}: {task} has but one; presets are for {', '.join(PRESETS)}")
+            raise ValueError(f"--preset {name}: {task} has only one; presets are for {', '.join(PRESETS)}")
         check_known("--preset", name, PRESETS[task])
     config = SupervisedConfig(task=task, network=network, layer=layer)
     match task:
@@ -67,7 +69,7 @@ def preset(task: str, *, network: str | None = None, layer: str, name: str | Non
 
 
 def _mnist(config: SupervisedConfig) -> SupervisedConfig:
-    """Plain SGD; batch size, rate and epochs are the usual ones, the text has none. 7,840 parameters: no bias."""
+    """Plain SGD with the usual batch size, rate and epochs, because the text has none. 7,840 parameters fit no bias."""
     composed = config.layer in ("neurocoder", "lowrank") and config.network == "linear"
     return replace(
         config,
@@ -82,8 +84,8 @@ def _mnist(config: SupervisedConfig) -> SupervisedConfig:
 
 
 def _cifar(config: SupervisedConfig) -> SupervisedConfig:
-    """Adam for MLP and LeNet (epochs are not stated: 100), SGD with two drops of the rate for DenseNet."""
-    # By Table 7: the Neurocoder makes the last two layers, experts and stored programs all affine ones, DenseNet has one.
+    """Adam for MLP and LeNet, SGD with two drops of the rate for DenseNet. 100 epochs, because none are stated."""
+    # Fits Table 7: the Neurocoder makes the last two layers, experts and stored programs all affine ones.
     every_layer = config.layer in ("moe", "nsm")
     adapted = {"mlp": 3 if every_layer else 2, "lenet": 3 if every_layer else 2}.get(config.network, 1)
     config = replace(config, adapted=adapted, neurocoder=CIFAR, epochs=100)
@@ -107,7 +109,7 @@ def _cifar(config: SupervisedConfig) -> SupervisedConfig:
 
 
 def _polynomials(config: SupervisedConfig, name: str) -> SupervisedConfig:
-    """Adam at its default rate, 10,000 iterations of 128 sequences. Widths of the GRU by Table 7."""
+    """Adam at its default rate, 10,000 iterations of 128 sequences."""
     key = name if config.layer in ("neurocoder", "lowrank") else config.layer
     return replace(
         config,
@@ -120,7 +122,7 @@ def _polynomials(config: SupervisedConfig, name: str) -> SupervisedConfig:
 
 
 def _algorithms(config: SupervisedConfig) -> SupervisedConfig:
-    """RMSProp at 1e-4, batches of 64; the NSM repository's defaults for the rest. Steps are not stated: 100,000."""
+    """RMSProp at 1e-4, batches of 64, and the NSM repository's defaults. 100,000 steps, because none are stated."""
     return replace(
         config,
         hidden=NTM_WIDTHS.get(config.layer, 200),

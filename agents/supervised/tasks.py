@@ -1,16 +1,17 @@
-"""What a network is trained on and measured by.
+"""The tasks that a network is trained on, with their data, losses and metrics.
 
 Shapes: B inputs, T steps of a sequence, A steps of an answer.
 """
 
 import math
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agents.image_scales import SCALES
 from agents.seeding import mixed_seed
 from agents.supervised.config import IMAGES, SupervisedConfig
 from envs import algorithms, images, polynomials
@@ -20,32 +21,33 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Task(Protocol):
-    """Batches that depend on nothing but seed and step, so that a run can go on anywhere."""
+    """Batches, a loss and a metric. Batches depend on seed and step alone, so a run can continue at any step."""
 
     metric: str
-    """Its name in curves and results."""
+    """The metric's name in curves and results."""
     larger_is_better: bool
     steps: int
-    """Of a whole run."""
+    """The number of steps of a whole run."""
     evaluate_every: int
-    """Steps between two evaluations; one at the end besides."""
+    """Steps between two evaluations. The end of the run is evaluated as well."""
 
-    def batch(self, step: int) -> Batch: ...
+    def batch(self, step: int) -> Batch:
+        """Makes the batch of a step."""
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Scalar."""
+        """Computes the loss, a scalar."""
 
     def evaluate(self, network: nn.Module, losses: Tensor) -> float:
-        """The metric; `losses` are those of the training steps since the last evaluation."""
+        """Computes the metric. `losses` are those of the training steps since the last evaluation."""
 
 
 def build_task(
     config: SupervisedConfig, data: Path, device: torch.device, *, few_shapes: bool = False
 ) -> Task:
-    """The task with its data on the device.
+    """Makes the task of a run, with its data on the device.
 
     Args:
-        few_shapes: batches should have few different shapes, where that does not change what is learnt.
+        few_shapes: makes batches of few different shapes, where that does not change what is learnt.
 
     Raises:
         ValueError: data that are missing or damaged, in one line.
@@ -60,29 +62,24 @@ def build_task(
 class ImageTask:
     """Classification. The whole data set is one tensor on the device, and a batch is made by index."""
 
-    metric = "test_accuracy"  # percent
+    # Percent.
+    metric = "test_accuracy"
     larger_is_better = True
-
-    # Mean and deviation a channel; the released code's for CIFAR. MNIST's pixels stay in [0, 1].
-    SCALES: ClassVar[dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
-        "mnist": ((0.0,), (1.0,)),
-        "cifar10": ((0.491, 0.482, 0.447), (0.247, 0.243, 0.262)),
-        "cifar100": ((0.507, 0.487, 0.441), (0.267, 0.256, 0.276)),
-    }
 
     def __init__(self, config: SupervisedConfig, data: Path, device: torch.device):
         self.config, self.device = config, device
         train, test = images.load(config.task, data)
         self.train = images.ImageSet(train.images.to(device), train.labels.to(device))
         self.test = images.ImageSet(test.images.to(device), test.labels.to(device))
-        mean, deviation = torch.tensor(self.SCALES[config.task], device=device).view(2, 1, -1, 1, 1)
+        mean, deviation = torch.tensor(SCALES[config.task], device=device).view(2, 1, -1, 1, 1)
         self.factor, self.shift = 1 / (255 * deviation), -mean / deviation
-        self.evaluate_every = math.ceil(len(train.images) / config.batch_size)  # an epoch
+        # An epoch.
+        self.evaluate_every = math.ceil(len(train.images) / config.batch_size)
         self.steps = config.steps or (config.epochs or 0) * self.evaluate_every
         self.epoch, self.order = -1, torch.empty(0)
 
     def batch(self, step: int) -> Batch:
-        """Images (B, C, H, W) and labels (B); every image once an epoch."""
+        """Draws images (B, C, H, W) and labels (B). Every image comes once an epoch."""
         epoch, place = divmod(step, self.evaluate_every)
         if epoch != self.epoch:
             generator = torch.Generator().manual_seed(mixed_seed("order", self.config.seed, epoch))
@@ -104,14 +101,15 @@ class ImageTask:
         return 100 * right.item() / len(self.test.labels)
 
     def _scaled(self, pictures: Tensor) -> Tensor:
-        """(B, C, H, W) from bytes to numbers."""
+        """Scales images (B, C, H, W) from bytes to numbers."""
         return torch.addcmul(self.shift, pictures.float(), self.factor)
 
 
 def flip_and_shift(pictures: Tensor, pixels: int = 4) -> Tensor:
-    """Each of (B, C, H, W) mirrored or not, and moved by up to `pixels` both ways, with zeros beyond its edge.
+    """Mirrors half of the images (B, C, H, W), and moves each by up to `pixels`, with zeros beyond its edge.
 
-    The usual augmentation of CIFAR (He et al. 2016; it pads the bytes, so "zero" is black)."""
+    This is the usual augmentation of CIFAR (He et al. 2016). It pads the bytes, so "zero" is black.
+    """
     count, _, height, width = pictures.shape
     device = pictures.device
     padded = F.pad(pictures, (pixels,) * 4)
@@ -121,13 +119,13 @@ def flip_and_shift(pictures: Tensor, pixels: int = 4) -> Tensor:
     columns = torch.arange(width, device=device).expand(count, -1)  # (B, W)
     columns = torch.where(torch.rand(count, 1, device=device) < 0.5, columns.flip(-1), columns)
     columns = columns + torch.randint(2 * pixels + 1, (count, 1), device=device)
-    which = torch.arange(count, device=device)
-    moved = padded[which[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
+    numbers = torch.arange(count, device=device)
+    moved = padded[numbers[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
     return moved.permute(0, 3, 1, 2)
 
 
 class PolynomialTask:
-    """Auto-regression of polynomials, fresh sequences at every step: a training loss is a test loss."""
+    """Auto-regression of polynomials. Sequences are fresh at every step, so a training loss is a test loss."""
 
     metric = "mse"
     larger_is_better = False
@@ -138,7 +136,7 @@ class PolynomialTask:
         self.config, self.device, self.steps = config, device, config.steps
 
     def batch(self, step: int) -> Batch:
-        """Inputs (B, T, 2) and the numbers to predict (B, T)."""
+        """Draws inputs (B, T, 2) and the numbers to predict (B, T)."""
         config = self.config
         inputs, targets = polynomials.sequences(
             config.batch_size,
@@ -158,21 +156,22 @@ class PolynomialTask:
 
 
 class AlgorithmTask:
-    """Several algorithms in one sequence, their answers at its end; fresh sequences at every step."""
+    """Several algorithms in one sequence, with their answers at its end. Sequences are fresh at every step."""
 
-    metric = "bit_error"  # percent of wrong bits
+    # Percent of wrong bits.
+    metric = "bit_error"
     larger_is_better = False
     evaluate_every = 200
     EVALUATION_BATCHES = 4
 
     def __init__(self, config: SupervisedConfig, device: torch.device, *, multiple_of: int = 1):
-        """`multiple_of`: steps without inputs and without a question follow until T is a multiple of this."""
+        """`multiple_of`: the batches of training have empty steps appended until T is a multiple of this."""
         assert config.steps is not None
         self.config, self.device, self.steps = config, device, config.steps
         self.multiple_of = multiple_of
 
     def batch(self, step: int) -> Batch:
-        """Inputs (B, T, 10) and targets (B, T, 8): the bits to answer with, NaN where nothing is asked."""
+        """Draws inputs (B, T, 10) and the bits to answer with (B, T, 8), NaN where nothing is asked."""
         inputs, targets = self._sequences("training", step)
         asked_from, after = inputs.shape[1] - targets.shape[1], -inputs.shape[1] % self.multiple_of
         inputs = F.pad(inputs, (0, 0, 0, after))
@@ -184,7 +183,7 @@ class AlgorithmTask:
         return errors.where(asked, 0.0).sum() / asked.sum()
 
     def evaluate(self, network: nn.Module, losses: Tensor) -> float:
-        """Of all bits, on sequences that training never sees."""
+        """Computes the bit error on sequences that training never sees."""
         logits, bits = [], []
         for number in range(self.EVALUATION_BATCHES):
             inputs, targets = self._sequences("evaluation", number)
@@ -193,7 +192,7 @@ class AlgorithmTask:
         return algorithms.bit_error(torch.cat(logits), torch.cat(bits)).item()
 
     def _sequences(self, use: str, number: int) -> Batch:
-        """Inputs (B, T, 10) and the bits to answer with at the last steps (B, A, 8)."""
+        """Draws inputs (B, T, 10) and the bits to answer with at the last steps (B, A, 8)."""
         episode = algorithms.episode(
             self.config.batch_size,
             tasks_per_sequence=self.config.tasks_per_sequence,

@@ -1,9 +1,10 @@
-"""The training loop of one model on one device. Writing curves and checkpoints is the caller's."""
+"""The training loop of one model on one device. The caller writes curves and checkpoints."""
 
 import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from agents.errors import TrainingError
 from agents.freed_memory import keep_freed_memory
 from agents.optimizer_state import load_optimizer_state, optimizer_state
+from agents.records import Record
+from agents.runs.progress import clock
 from agents.seeding import mixed_seed
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.cuda_graphs import Differentiate, GraphedGradients, can_be_graphed
@@ -19,38 +22,49 @@ from agents.supervised.tasks import Task, build_task
 from neurocoder import auxiliary_loss
 from neurocoder.output_layers import parameter_count
 
-RECORD_EVERY = 100  # steps, at most, between two records
-
-
-@dataclass(frozen=True)
-class Record:
-    """What happened in the steps up to `step`."""
-
-    step: int
-    losses: dict[str, float]
-    """Means over these steps: the task's loss, and the layers' extra losses."""
-    metric: float | None
-    """The task's metric, where it was evaluated."""
-    learning_rate: float
-    samples_per_second: float
+# Steps, at most, between two records.
+RECORD_EVERY = 100
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that a run needs to go on. Data and noise depend on seed and step alone."""
+    """All that a run needs to continue. Data and noise depend on seed and step alone."""
 
     step: int
     seconds: float
-    """Of training, without evaluation."""
+    """Time spent on training, without evaluation."""
     curve: list[tuple[int, float]]
     """(step, metric) of every evaluation."""
     parameters: dict[str, Tensor]
-    """Of the network, with its buffers."""
+    """The network's parameters and buffers."""
     optimizer: dict[str, Tensor]
+
+    def parts(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Returns what a checkpoint holds: tensors by group and name, and plain values."""
+        state = {
+            "seconds": self.seconds,
+            "curve": self.curve,
+            "metric": self.curve[-1][1] if self.curve else None,
+        }
+        return {"parameters": self.parameters, "optimizer": self.optimizer}, state
+
+    @classmethod
+    def from_parts(cls, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Self:
+        """The inverse of `parts`. Raises KeyError if something is missing."""
+        return cls(
+            step=step,
+            seconds=state["seconds"],
+            curve=[(evaluated, metric) for evaluated, metric in state["curve"]],
+            parameters=tensors["parameters"],
+            optimizer=tensors["optimizer"],
+        )
 
 
 class SupervisedTraining:
     """One run: `advance` until `finished`."""
+
+    # Between any two records.
+    can_be_saved = True
 
     def __init__(
         self, config: SupervisedConfig, data: Path, device: torch.device, snapshot: Snapshot | None = None
@@ -73,7 +87,8 @@ class SupervisedTraining:
         self.optimizer = build_optimizer(config, self.network)
         self.step, self.seconds = 0, 0.0
         self.curve: list[tuple[int, float]] = []
-        self._losses: list[Tensor] = []  # of the task, since the last evaluation
+        # Losses of the task since the last evaluation.
+        self._losses: list[Tensor] = []
         if snapshot is not None:
             self.step, self.seconds, self.curve = snapshot.step, snapshot.seconds, list(snapshot.curve)
             self.network.load_state_dict(snapshot.parameters)
@@ -82,6 +97,10 @@ class SupervisedTraining:
     @property
     def finished(self) -> bool:
         return self.step >= self.task.steps
+
+    @property
+    def larger_is_better(self) -> bool:
+        return self.task.larger_is_better
 
     def advance(self) -> Record:
         """Trains up to the next record: an evaluation, the end, or RECORD_EVERY steps.
@@ -104,19 +123,21 @@ class SupervisedTraining:
         seconds = time.perf_counter() - started
         self.seconds += seconds
         self._losses.append(losses["task"])
-        return Record(
-            step=end,
-            losses={name: of_steps.mean().item() for name, of_steps in losses.items()},
-            metric=self._evaluate() if end == evaluation else None,
-            learning_rate=self.optimizer.param_groups[0]["lr"],
-            samples_per_second=inputs / seconds,
-        )
+        scalars = {f"losses/{name}": values.mean().item() for name, values in losses.items()}
+        scalars["charts/learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        scalars["charts/samples_per_second"] = inputs / seconds
+        if end == evaluation:
+            scalars[f"charts/{self.task.metric}"] = self._evaluate()
+        return Record(end, scalars, self._progress(scalars))
 
     def train_step(self) -> tuple[Tensor, Tensor, int]:
-        """One step of the optimiser: the task's loss, the layers' extra losses, and how many inputs they are of."""
+        """Takes one step of the optimiser.
+
+        Returns the loss of the task, the extra losses of the layers, and the number of inputs.
+        """
         self.network.train()
         self._set_learning_rate()
-        # So the layers' noise, too, depends on seed and step alone. (`torch.manual_seed` asks every kind of device: 0.3 ms.)
+        # So the layers' noise, too, depends on seed and step alone. `torch.manual_seed` would take 0.3 ms.
         seed = mixed_seed("noise", self.config.seed, self.step)
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
@@ -129,8 +150,17 @@ class SupervisedTraining:
         self.step += 1
         return loss, extra, len(x)
 
+    def _progress(self, scalars: dict[str, float]) -> str:
+        """Describes where the run is, in one line."""
+        speed, steps = scalars["charts/samples_per_second"], self.task.steps
+        latest = f"{self.curve[-1][1]:.5g}" if self.curve else "-"
+        return (
+            f"{self.step:,} / {steps:,} steps  {speed:,.0f} samples/s  loss {scalars['losses/task']:.4g}  "
+            f"{self.task.metric} {latest}  ETA {clock((steps - self.step) * self.config.batch_size / speed)}"
+        )
+
     def _differentiate(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The task's loss and the layers' extra losses, and the gradients of their sum."""
+        """Computes the loss of the task, the extra losses of the layers, and the gradients of their sum."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             outputs = self.network(x)
         loss = self.task.loss(outputs.float(), targets)
@@ -140,8 +170,10 @@ class SupervisedTraining:
         return loss.detach(), extra.detach()
 
     def snapshot(self) -> Snapshot:
-        """The state between two steps. A run that goes on from it takes the same steps; its first record of a
-        training loss may cover fewer."""
+        """Returns the state between two steps.
+
+        A run that continues from the snapshot takes the same steps. Its first training loss may cover fewer.
+        """
         return Snapshot(
             self.step,
             self.seconds,
@@ -149,6 +181,22 @@ class SupervisedTraining:
             self.network.state_dict(),
             optimizer_state(self.optimizer),
         )
+
+    def result(self) -> dict[str, Any]:
+        """Returns what a finished run came to, plain values."""
+        final = self.curve[-1][1]
+        best_step, best_value = best(self.curve, larger_is_better=self.larger_is_better) or (None, None)
+        scalars = {"final": final, "best": best_value, "best_step": best_step}
+        return {
+            "seed": self.config.seed,
+            "metric": self.task.metric,
+            "larger_is_better": self.larger_is_better,
+            **scalars,
+            "parameters": self.parameters,
+            "steps": self.step,
+            "scalars": scalars | {"steps_per_second": self.step / self.seconds},
+            "curve": self.curve,
+        }
 
     def _set_learning_rate(self) -> None:
         shares = (0.5, 0.75) if self.config.step_decay else ()
@@ -172,13 +220,14 @@ class SupervisedTraining:
 
 
 def build_optimizer(config: SupervisedConfig, network: nn.Module) -> torch.optim.Optimizer:
+    """Makes the optimiser of a run."""
     parameters, rate, decay = network.parameters(), config.learning_rate, config.weight_decay
     match config.optimizer:
         case "adam":
             return torch.optim.Adam(parameters, rate, weight_decay=decay, fused=True)
         case "sgd":
             momentum = config.momentum
-            # Fused, SGD fails where only some parameters have momentum: an expert's begins when it is first chosen.
+            # Fused SGD fails where only some parameters have momentum. An expert has it once it was chosen.
             fused = True if momentum == 0 else None
             return torch.optim.SGD(
                 parameters, rate, momentum, weight_decay=decay, nesterov=momentum > 0, fused=fused
@@ -191,7 +240,7 @@ def build_optimizer(config: SupervisedConfig, network: nn.Module) -> torch.optim
 
 
 def best(curve: list[tuple[int, float]], *, larger_is_better: bool) -> tuple[int, float] | None:
-    """The evaluation with the best metric, the first of equals."""
+    """Finds the evaluation with the best metric, the first of equals. None if no metric is a number."""
     numbers = [point for point in curve if not math.isnan(point[1])]
     if not numbers:
         return None

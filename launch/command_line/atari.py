@@ -16,7 +16,7 @@ from agents.runs.recording import Recording
 from agents.stored_settings import read_settings
 from launch.command_line.errors import check_address, fail
 from launch.command_line.flags import given_flags, refuse_unused_layers
-from launch.command_line.interruption import Interruption
+from launch.experiments.interruption import Interruption
 from launch.results.evaluation import show
 
 if TYPE_CHECKING:

@@ -1,52 +1,55 @@
-"""What the commands with many runs share: where the runs go, on what they run, and how they end.
-
-runs/polynomials-gru-20260131-142501/
-  mlp-seed1/            a run: config.json, curves, checkpoints, at last result.json, or failed.json
-  neurocoder-seed1/
-  results.csv           all finished runs
-"""
+"""Arguments and course of the commands with many runs, launch.supervised and launch.continual."""
 
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
-
-import tyro
+from typing import Any, ClassVar
 
 from agents.errors import TrainingError
-from agents.files import write_json_atomically
-from agents.runs.folder import RunFolder, software_versions
+from agents.runs.folder import default_run_path
+from envs.images import data_folder, ensure_files
 from launch.command_line.errors import check_address, fail, has_gpu, require_gpu
-from launch.command_line.interruption import Interruption
-from launch.experiments.ray_tasks import RESULT, Execute, run_here, run_on_ray
-from neurocoder.checks import check_at_least, check_known, check_not_negative
-from neurocoder.settings import LayerSettings
+from launch.command_line.flags import given_flags
+from launch.experiments.folder import make_runs, resumed_runs
+from launch.experiments.interruption import Interruption
+from launch.experiments.ray_tasks import Execute, run_here, run_on_ray
+from neurocoder.checks import check_known, check_not_negative
 
-Config = TypeVar("Config", bound=LayerSettings)
+MACHINE_FLAGS = {
+    "--data-dir": "data",
+    "--device": "device",
+    "--gpus-per-run": "device",
+    "--checkpoint-seconds": "checkpoint_seconds",
+}
+"""The flags that belong to this machine, not to a run, and the entry of config.json that each decides."""
+OBEYED_WITH_RESUME = ("--resume", "--address", *MACHINE_FLAGS)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where runs are kept and on what they run."""
+    """Where runs are kept and where they compute."""
 
     run_dir: Path | None = None
-    """Folder of the runs; runs/<what>-<time> if not given. New runs may join those it has."""
+    """Folder of the runs. By default a new folder in runs/. New runs may join those in a folder."""
     tag: str | None = None
-    """A word before the names of these runs, for runs with other settings to join a folder."""
+    """A word before the names of these runs, so that runs with other settings can join a folder."""
     resume: Path | None = None
-    """Go on with the unfinished runs in this folder, with their own settings."""
+    """Continue the unfinished runs in this folder, with their own settings."""
+    data_dir: Path | None = None
+    """Folder of the data sets, which are downloaded if missing. By default NEUROCODER_DATA, else data/."""
     device: str = "auto"
-    """cpu, cuda, or auto: cuda where there is one."""
+    """cpu, cuda, or auto: cuda where there is a GPU."""
     gpus_per_run: float = 0.0
-    """Share of a GPU that each of several runs takes."""
+    """Share of a GPU that each run takes if there are several."""
     address: str | None = None
-    """Join the Ray cluster at this address ("auto": the one running on this machine); all its nodes must see the folders."""
+    """Join the Ray cluster at this address. "auto" is the one on this machine. All its nodes must see the folders."""
 
     def label(self, *parts: str | None) -> str:
-        """What the runs of one configuration are called. ValueError for a tag that is no word."""
+        """Names the runs of one configuration. Raises ValueError for a tag that is no word."""
         if self.tag is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._]*", self.tag):
             raise ValueError(
                 f"--tag {self.tag!r}: it becomes part of folders' names; use letters, digits, '.' and '_'"
@@ -54,10 +57,11 @@ class Placement:
         return "-".join(part for part in (self.tag, *parts) if part)
 
     def resolve_device(self) -> str:
-        """cpu or cuda. ValueError for another, or for a GPU where there is none."""
+        """Returns cpu or cuda. Raises ValueError for another device, or for a GPU where there is none."""
         check_known("--device", self.device, ("auto", "cpu", "cuda"))
         check_not_negative("--gpus-per-run", self.gpus_per_run)
-        if self.address is not None:  # this machine may have no GPU where the cluster's nodes do
+        # This machine may have no GPU where the cluster's nodes do.
+        if self.address is not None:
             check_address(self.address)
             return "cuda" if self.gpus_per_run or self.device == "cuda" else "cpu"
         if self.device == "cuda" or self.gpus_per_run:
@@ -66,80 +70,107 @@ class Placement:
         return "cuda" if self.device == "auto" and has_gpu() else "cpu"
 
 
-def with_given_settings(config: Config, arguments: Any, argv: list[str], *, program: str) -> Config:
-    """`config` with those of its settings that are on the command line; `arguments.settings` are some of its fields.
+class ExperimentArguments(ABC):
+    """Base of the arguments of a command. A command's dataclass has the fields below, and its own."""
 
-    The command line is read a second time, with the settings of `config` as defaults.
+    program: ClassVar[str]
+    """The command as it is typed."""
+    key: ClassVar[str]
+    """The key of a run's settings in its config.json."""
+    config: ClassVar[Any]
+    """The class of a run's settings."""
+    placement: Placement
+
+    @property
+    @abstractmethod
+    def subject(self) -> str | None:
+        """The positional argument: what is learnt. None if it is not given."""
+
+    @abstractmethod
+    def expand(self, argv: list[str]) -> dict[str, tuple[str, Any]]:
+        """Returns label and settings of every run, by name. Raises ValueError, in one line, for what cannot be."""
+
+    @abstractmethod
+    def folder_words(self, config: Any) -> tuple[str, str]:
+        """Returns two words that name the folder of the runs."""
+
+    def machine(self) -> dict[str, Any]:
+        """Returns the entries of config.json that belong to this machine. Raises ValueError for what cannot be."""
+        data = data_folder(self.placement.data_dir).absolute()
+        return {"data": str(data), "device": self.placement.resolve_device()}
+
+
+def main(arguments: ExperimentArguments, argv: list[str]) -> int:
+    """Makes or resumes the runs that a command line asks for, and carries them out. Returns the exit status."""
+    placement = arguments.placement
+    try:
+        if placement.resume is not None:
+            experiment = placement.resume
+            runs, changes = resume(arguments, experiment, argv)
+        else:
+            experiment, runs = new_runs(arguments, argv)
+            changes = {}
+    except ValueError as error:
+        fail(error)
+    # Imported here, because torch takes seconds.
+    from launch.experiments.run import execute, prepare
+
+    try:
+        prepare(runs[0], changes)
+    except ValueError as error:
+        fail(error)
+    return carry_out(arguments, experiment, runs, partial(execute, changes=changes))
+
+
+def new_runs(arguments: ExperimentArguments, argv: list[str]) -> tuple[Path, list[Path]]:
+    """Makes the folders of all runs. Raises ValueError, before that, for a wrong setting or data that are missing."""
+    runs = arguments.expand(argv)
+    machine = arguments.machine()
+    config = next(iter(runs.values()))[1]
+    if config.data_set is not None:
+        ensure_files(config.data_set, Path(machine["data"]))
+    experiment = arguments.placement.run_dir or default_run_path(*arguments.folder_words(config))
+    described = {
+        name: {"label": label, arguments.key: config.to_dict(), **machine}
+        for name, (label, config) in runs.items()
+    }
+    return experiment, make_runs(experiment, described)
+
+
+def resume(
+    arguments: ExperimentArguments, experiment: Path, argv: list[str]
+) -> tuple[list[Path], dict[str, Any]]:
+    """Finds the unfinished runs, and the entries of their config.json that the command line replaces.
+
+    Raises:
+        ValueError: a flag that cannot be obeyed, or runs that cannot be continued.
     """
-    kind = type(arguments.settings)
-    names = [f.name for f in fields(kind)]
-    defaults = kind(**{name: getattr(config, name) for name in names})
-    given = tyro.cli(type(arguments), args=argv, default=replace(arguments, settings=defaults), prog=program)
-    return replace(config, **{name: getattr(given.settings, name) for name in names})
-
-
-def seed_range(first: int, count: int) -> range:
-    """`count` seeds from `first` on. ValueError, in one line, for what cannot be."""
-    check_at_least("--seeds", count, 1)
-    check_at_least("--first-seed", first, 0)
-    # Of a larger one torch's generator on the CPU ignores the upper bits.
-    if first + count > 2**32:
-        raise ValueError(f"--first-seed is {first}; seeds must be below 2^32")
-    return range(first, first + count)
-
-
-def make_runs(experiment: Path, described: Mapping[str, dict[str, Any]]) -> list[Path]:
-    """Makes the folder of every run, by name, with what describes it. ValueError, before that, if there is one already."""
-    runs = [experiment / name for name in described]
+    given = given_flags(argv)
+    refused = [word for word in argv for flag in given_flags([word]) if flag not in OBEYED_WITH_RESUME]
+    if arguments.subject is not None:
+        refused.insert(0, arguments.subject)
+    if refused:
+        raise ValueError(f"--resume: the runs keep their own settings; leave out {' '.join(refused)}")
+    runs = resumed_runs(
+        experiment, lambda described: arguments.config.from_dict(described[arguments.key]).check()
+    )
+    machine = arguments.machine()
+    changes = {MACHINE_FLAGS[flag]: machine[MACHINE_FLAGS[flag]] for flag in given if flag in MACHINE_FLAGS}
     for run in runs:
-        if run.exists():
-            raise ValueError(f"{run}: there is such a run already; go on with it by --resume {experiment}")
-    software = software_versions()
-    for run, settings in zip(runs, described.values(), strict=True):
-        with RunFolder.create(run):
-            write_json_atomically(run / "config.json", settings | {"software": software})
-    return runs
-
-
-def unfinished_runs(experiment: Path) -> list[Path]:
-    """The runs of a folder that have no result yet. ValueError if it has no runs, or nothing is left to do."""
-    runs = sorted(path.parent for path in experiment.glob("*/config.json"))
-    if not runs:
-        raise ValueError(f"--resume {experiment}: not a folder of runs, none in it has a config.json")
-    left = [run for run in runs if not (run / RESULT).exists()]
-    if not left:
-        raise ValueError(f"--resume {experiment}: all of its {len(runs)} runs are finished")
-    return left
-
-
-def resumed_runs(experiment: Path, read: Callable[[dict[str, Any]], object]) -> list[Path]:
-    """`unfinished_runs`. ValueError, too, if one of them is not of the command that asks.
-
-    Args:
-        read: takes what is in a run's config.json; ValueError, KeyError or TypeError if it is not what it should be.
-    """
-    runs = unfinished_runs(experiment)
-    for run in runs:
-        try:
-            read(json.loads((run / "config.json").read_text()))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        described = json.loads((run / "config.json").read_text()) | changes
+        if described["device"] == "cuda" and arguments.placement.address is None and not has_gpu():
             raise ValueError(
-                f"--resume {experiment}: {run.name}/config.json cannot be used ({reason})"
-            ) from error
-    return runs
+                f"--resume {experiment}: {run.name} was made on a GPU, but PyTorch sees none here; give --device cpu"
+            )
+    return runs, changes
 
 
-def carry_out(
-    placement: Placement,
-    experiment: Path,
-    runs: list[Path],
-    execute: Execute,
-    *,
-    program: str,
-    conclude: Callable[[Path], None],
-) -> int:
-    """Does the runs, and concludes with what the experiment has come to: the exit status."""
+def carry_out(arguments: ExperimentArguments, experiment: Path, runs: list[Path], execute: Execute) -> int:
+    """Does the runs and shows the results of the experiment. Returns the exit status."""
+    # Imported here, because a wrong command line should be refused at once.
+    from launch.results.experiment import conclude
+
+    placement = arguments.placement
     print(f"run folder {experiment}   curves: tensorboard --logdir {experiment}", flush=True)
     interruption = Interruption()
     try:
@@ -156,6 +187,6 @@ def carry_out(
     for name, failure in failures.items():
         print(f"error: {name}: {failure}", file=sys.stderr)
     if interruption.signal is not None:
-        print(f"stopped; continue with {program} --resume {experiment}")
+        print(f"stopped; continue with {arguments.program} --resume {experiment}")
         return interruption.exit_status
     return 1 if failures else 0

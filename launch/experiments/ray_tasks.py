@@ -1,10 +1,14 @@
-"""Many runs of one experiment, each in a folder of its own: one at a time in this process, or side by side as Ray tasks.
+"""Many runs of one experiment: one at a time in this process, or side by side as Ray tasks.
 
-A run is its folder, made with a config.json before anything starts. A task that dies with its process is started again and
-finds its newest checkpoint there; one that fails with an error stays failed, and the others go on.
+A run is its folder, made with a config.json before anything starts. A task that dies with its process is started again
+and finds its newest checkpoint there. A task that fails with an error stays failed, and the others continue.
+
+Sweeps are trials of Ray Tune instead (`launch.experiments.tune_trial`), because their runs have several actors each
+and need placement groups.
 """
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,69 +18,79 @@ from typing import TYPE_CHECKING
 from agents.errors import TrainingError
 from agents.files import write_json_atomically
 from agents.runs.checkpoints import list_checkpoints
-from launch.command_line.interruption import Interruption
+from agents.runs.folder import FAILED
+from launch.experiments.interruption import Interruption
 
 if TYPE_CHECKING:
+    from ray import ObjectRef
     from ray.actor import ActorHandle
 
-Tell = Callable[[str], bool]
-"""Takes a run's progress line; true if the run shall write its last checkpoint and return."""
-Execute = Callable[[Path, Tell], None]
-"""Does, or goes on with, the run of a folder. A module's function, since it is sent to other processes."""
+# Restarts of a task whose process died.
+RESTARTS = 3
+# Seconds that runs have to stop.
+GRACE = 60.0
 
-RESULT, FAILED = "result.json", "failed.json"  # one of them is in a run's folder when it has ended
-RESTARTS = 3  # of a task whose process died
-GRACE = 60.0  # seconds that runs have to stop
+
+class Progress:
+    """The link between a run and its command. This one is silent and never stops the run."""
+
+    def report(self, line: str) -> None:
+        """Takes the run's latest progress line."""
+
+    def should_stop(self) -> bool:
+        """Whether the run should write its last checkpoint and return."""
+        return False
+
+
+Execute = Callable[[Path, Progress], None]
+"""Starts or continues the run of a folder. A module's function, since it is sent to other processes."""
 
 
 class Board:
-    """One line a run. On a terminal those at work are rewritten in place, below the ended ones; elsewhere each is repeated now
-    and then."""
+    """One line for each run. On a terminal the lines of running runs are redrawn below those of ended ones.
+
+    Elsewhere, such as in a file, the lines are repeated now and then.
+    """
 
     def __init__(self, runs: Sequence[Path]):
         self.width = max(len(run.name) for run in runs)
-        self.waiting = len(runs)
-        self.working: dict[str, str] = {}
-        self.ended: list[str] = []  # lines not yet printed
-        self.live = sys.stdout.isatty()
-        self.drawn = 0  # lines at the end of the terminal that are rewritten
+        self.waiting = {run.name for run in runs}
+        self.running: dict[str, str] = {}
+        self.terminal = sys.stdout.isatty()
+        # The number of lines at the end of the terminal that are redrawn.
+        self.drawn = 0
         self.shown = -float("inf")
 
     def update(self, lines: dict[str, str]) -> None:
-        """Takes the latest lines of runs at work, and shows them when it is time."""
-        self.waiting -= len(lines.keys() - self.working.keys())
-        self.working |= lines
-        if time.monotonic() - self.shown >= (1.0 if self.live else 30.0):
+        """Takes the latest lines of running runs, and shows them when the time has come."""
+        self.waiting -= lines.keys()
+        self.running |= lines
+        if time.monotonic() - self.shown >= (1.0 if self.terminal else 30.0):
             self._show()
 
     def end(self, name: str, how: str) -> None:
-        """A run has ended: done, stopped or failed."""
-        if name not in self.working:
-            self.waiting -= 1
-        self.ended.append(f"{name:{self.width}}  {how:7}  {self.working.pop(name, '')}".rstrip())
-        self._show()
+        """Shows that a run has ended: done, stopped or failed."""
+        self.waiting.discard(name)
+        self._show(f"{name:{self.width}}  {how:7}  {self.running.pop(name, '')}".rstrip())
 
-    def _show(self) -> None:
+    def _show(self, *ended: str) -> None:
         self.shown = time.monotonic()
-        if self.live and self.drawn:
-            print(f"\x1b[{self.drawn}A\x1b[J", end="")
-        lines = [f"{name:{self.width}}  {line}" for name, line in self.working.items()]
-        lines += [f"{self.waiting} waiting"] if self.waiting else []
-        print("\n".join(self.ended + lines), flush=True)
-        self.drawn, self.ended = len(lines), []
+        lines = [f"{name:{self.width}}  {line}" for name, line in self.running.items()]
+        if self.terminal:
+            # A line that is wrapped or scrolled away could not be redrawn.
+            columns, rows = shutil.get_terminal_size()
+            lines = [line[: columns - 1] for line in lines[: rows - 2]]
+            print(f"\x1b[{self.drawn}A\x1b[J" if self.drawn else "", end="")
+        lines += [f"{len(self.waiting)} waiting"] if self.waiting else []
+        print(*ended, *lines, sep="\n", end="\n" if ended or lines else "", flush=True)
+        self.drawn = len(lines)
 
 
 def run_here(runs: Sequence[Path], execute: Execute, interruption: Interruption) -> dict[str, str]:
-    """Does the runs one after another in this process: the error of each that failed, by name."""
+    """Does the runs one after another in this process. Returns the error of each that failed, by name."""
     board, failures = Board(runs), {}
-
     for run in runs:
-
-        def tell(line: str, name: str = run.name) -> bool:
-            board.update({name: line})
-            return interruption.signal is not None
-
-        failure = attempt(execute, run, tell)
+        failure = attempt(execute, run, ProgressHere(board, run.name, interruption))
         if failure is not None:
             failures[run.name] = failure
         board.end(run.name, ending(failure, interruption))
@@ -85,8 +99,21 @@ def run_here(runs: Sequence[Path], execute: Execute, interruption: Interruption)
     return failures
 
 
+class ProgressHere(Progress):
+    """The link between a run in this process and the board."""
+
+    def __init__(self, board: Board, name: str, interruption: Interruption):
+        self.board, self.name, self.interruption = board, name, interruption
+
+    def report(self, line: str) -> None:
+        self.board.update({self.name: line})
+
+    def should_stop(self) -> bool:
+        return self.interruption.signal is not None
+
+
 def ending(failure: str | None, interruption: Interruption) -> str:
-    """In a word, how a run has ended."""
+    """Says in a word how a run has ended."""
     if failure is not None:
         return "failed"
     return "done" if interruption.signal is None else "stopped"
@@ -100,7 +127,7 @@ def run_on_ray(
     address: str | None,
     gpus_per_run: float,
 ) -> dict[str, str]:
-    """Does the runs as Ray tasks, one core each: the error of each that failed, by name.
+    """Does the runs as Ray tasks, one core each. Returns the error of each that failed, by name.
 
     Raises:
         TrainingError: no cluster at `address`, or one that has no room for a run.
@@ -111,68 +138,83 @@ def run_on_ray(
 
     connect(address, cpus=os.cpu_count() or 1)
     try:
-        interruption.listen()  # Ray has put its own handlers there
+        # Ray has put its own handlers there.
+        interruption.listen()
         if ray.cluster_resources().get("GPU", 0) < gpus_per_run:
             raise TrainingError(
                 f"no node of the Ray cluster has a GPU, but --gpus-per-run is {gpus_per_run:g}"
             )
         mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
         task = ray.remote(num_cpus=1, num_gpus=gpus_per_run, max_retries=RESTARTS)(run_as_task)
-        running = {task.remote(execute, run.absolute(), mailbox): run for run in runs}
-        board, failures, deadline = Board(runs), {}, float("inf")
-        while running and time.monotonic() < deadline:
-            done, _ = ray.wait(list(running), timeout=1.0)
-            board.update(ray.get(mailbox.read.remote()))
-            for reference in done:
-                run = running.pop(reference)
-                try:
-                    failure = ray.get(reference)
-                except ray.exceptions.RayError as error:
-                    failure = str(error).strip().splitlines()[-1]
-                if failure is not None:
-                    failures[run.name] = failure
-                ray.get(mailbox.forget.remote(run.name))
-                board.end(run.name, ending(failure, interruption))
-            if interruption.signal is not None and deadline == float("inf"):
-                deadline = time.monotonic() + GRACE
-                ray.get(mailbox.ask_to_stop.remote())
-                for reference, run in list(running.items()):
-                    if run.name not in board.working:  # not begun yet
-                        ray.cancel(reference)
-                        del running[reference]
-        return failures
+        tasks = {task.remote(execute, run.absolute(), mailbox): run.name for run in runs}
+        return watch(tasks, mailbox, Board(runs), interruption)
     finally:
         ray.shutdown()
 
 
+def watch(
+    tasks: dict["ObjectRef", str], mailbox: "ActorHandle", board: Board, interruption: Interruption
+) -> dict[str, str]:
+    """Shows the tasks until all have ended, or stops them after a signal. Returns the errors, by name of the run."""
+    import ray
+
+    failures, deadline = {}, float("inf")
+    while tasks and time.monotonic() < deadline:
+        ended, _ = ray.wait(list(tasks), timeout=1.0)
+        board.update(ray.get(mailbox.read.remote()))
+        for task in ended:
+            name, failure = tasks.pop(task), outcome(task)
+            if failure is not None:
+                failures[name] = failure
+            ray.get(mailbox.forget.remote(name))
+            board.end(name, ending(failure, interruption))
+        if interruption.signal is not None and deadline == float("inf"):
+            deadline = time.monotonic() + GRACE
+            stop(tasks, mailbox, board)
+    return failures
+
+
+def outcome(task: "ObjectRef") -> str | None:
+    """Returns the error of an ended task, which may be the death of its process. None if the run did not fail."""
+    import ray
+
+    try:
+        return ray.get(task)
+    except ray.exceptions.RayError as error:
+        return str(error).strip().splitlines()[-1]
+
+
+def stop(tasks: dict["ObjectRef", str], mailbox: "ActorHandle", board: Board) -> None:
+    """Asks the runs to stop, and cancels those that have not begun."""
+    import ray
+
+    ray.get(mailbox.ask_to_stop.remote())
+    for task, name in list(tasks.items()):
+        if name not in board.running:
+            ray.cancel(task)
+            del tasks[task]
+
+
 def run_as_task(execute: Execute, run: Path, mailbox: "ActorHandle") -> str | None:
-    """In a Ray worker: the error of a run that failed."""
+    """Does a run in a Ray worker. Returns the error of a run that failed."""
     import torch
 
-    def tell(line: str) -> bool:
-        # Not by ray.get: a task that waits there lends its core, and another one would begin on it.
-        return mailbox.tell.remote(run.name, line).future().result()
-
     torch.set_num_threads(1)
-    return attempt(execute, run, tell)
+    return attempt(execute, run, ProgressOnRay(mailbox, run.name))
 
 
-def attempt(execute: Execute, run: Path, tell: Tell) -> str | None:
-    """Does a run; if it fails, its error, which is left in the run's folder as failed.json.
+class ProgressOnRay(Progress):
+    """The link between a run in a Ray worker and the mailbox. One remote call reports, and asks whether to stop."""
 
-    Training that failed is told of with the checkpoint that --resume would go on from.
-    """
-    (run / FAILED).unlink(missing_ok=True)  # of an earlier attempt
-    try:
-        execute(run, tell)
-        return None
-    except TrainingError as error:
-        good = [checkpoint.name for checkpoint in list_checkpoints(run / "checkpoints")]
-        failure = f"{error}, last good checkpoint {good[0] if good else 'none'}"
-    except ValueError as error:
-        failure = str(error)
-    write_json_atomically(run / FAILED, {"error": failure})
-    return failure
+    def __init__(self, mailbox: "ActorHandle", name: str):
+        self.mailbox, self.name, self.stop = mailbox, name, False
+
+    def report(self, line: str) -> None:
+        # Not by ray.get: a task that waits there lends its core, and another task would begin on that core.
+        self.stop = self.mailbox.report.remote(self.name, line).future().result()
+
+    def should_stop(self) -> bool:
+        return self.stop
 
 
 class Mailbox:
@@ -182,16 +224,38 @@ class Mailbox:
         self.lines: dict[str, str] = {}
         self.stop = False
 
-    def tell(self, name: str, line: str) -> bool:
+    def report(self, name: str, line: str) -> bool:
+        """Takes a run's progress line. Returns whether the run should stop."""
         self.lines[name] = line
         return self.stop
 
     def read(self) -> dict[str, str]:
+        """Returns the latest line of every running run."""
         return self.lines
 
     def forget(self, name: str) -> None:
-        """A run has ended."""
+        """Drops the line of a run that has ended."""
         self.lines.pop(name, None)
 
     def ask_to_stop(self) -> None:
+        """Answers every later report by asking the run to stop."""
         self.stop = True
+
+
+def attempt(execute: Execute, run: Path, progress: Progress) -> str | None:
+    """Does a run. Returns the error of a run that failed, and leaves it in the run's folder as failed.json.
+
+    If training failed, the error names the checkpoint from which --resume would continue.
+    """
+    # Of an earlier attempt.
+    (run / FAILED).unlink(missing_ok=True)
+    try:
+        execute(run, progress)
+        return None
+    except TrainingError as error:
+        checkpoints = [checkpoint.name for checkpoint in list_checkpoints(run / "checkpoints")]
+        failure = f"{error}, last good checkpoint {checkpoints[0] if checkpoints else 'none'}"
+    except ValueError as error:
+        failure = str(error)
+    write_json_atomically(run / FAILED, {"error": failure})
+    return failure

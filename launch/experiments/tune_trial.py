@@ -20,14 +20,13 @@ from agents.files import write_json_atomically
 from agents.ray_cluster import check_room, connect
 from agents.runs.atari_run import AtariRun
 from agents.runs.checkpoints import list_checkpoints, load_newest
-from agents.runs.folder import RunFolder
+from agents.runs.folder import RESULT, RunFolder
 from agents.runs.recorder import LAST_EVALUATIONS
 from agents.runs.recording import Recording
 from agents.runs.snapshots import to_snapshot
 from agents.runs.transfer import start_from
 from agents.stored_settings import read_settings
-from launch.command_line.interruption import Interruption
-from launch.experiments.ray_tasks import RESULT
+from launch.experiments.interruption import Interruption
 
 REPORT_SECONDS = 10.0  # between two reports to Tune
 

@@ -5,10 +5,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from agents.runs.folder import RESULT
 from agents.runs.score_statistics import interquartile_mean, stratified_bootstrap_interval
 from envs.atari import resolve
 from envs.atari_scores import human_normalised_score
-from launch.experiments.ray_tasks import RESULT
 
 
 def finished(sweep: Path) -> list[dict[str, Any]]:

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import torch
 
-from agents.continual.config import preset
 from agents.continual.data import load_stream
+from agents.continual.presets import preset
 from agents.continual.tasks import Split
 from agents.continual.training import ContinualTraining
 from envs.images import data_folder, ensure_files
-from launch.command_line.experiment import make_runs
-from launch.experiments.continual_run import execute
+from launch.experiments.folder import make_runs
+from launch.experiments.ray_tasks import Progress
+from launch.experiments.run import execute
 from tests.benchmarks.measure import Step, compare, machine
 
 LAYERS = ("mlp", "lowrank", "neurocoder", "nsm")
@@ -33,7 +34,7 @@ SEEDS = 10
 def training_step(layer: str, data: Path, device: torch.device) -> Step:
     """One step of Adam on 128 images of the first task, all heads regularised."""
     config = preset("split-mnist", scenario="task", method="adam", layer=layer)
-    stream, _ = load_stream(config.benchmark, config.scenario, data, device)
+    stream = load_stream(config.benchmark, config.scenario, data, device)
     training, task = ContinualTraining(config, stream, device), stream.tasks[0]
     chosen = torch.arange(config.batch_size, device=device).unsqueeze(0)
 
@@ -52,7 +53,7 @@ def whole_runs(data: Path, folder: Path) -> dict[str, float]:
         described = {"label": name, "continual": config.to_dict(), "data": str(data), "device": "cpu"}
         (run,) = make_runs(folder, {name: described})
         started = time.perf_counter()
-        execute(run, lambda line: False)
+        execute(run, Progress())
         seconds[name] = time.perf_counter() - started
         print(f"  {name:24} {seconds[name]:7.1f} s", flush=True)
     return seconds

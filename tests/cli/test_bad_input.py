@@ -264,7 +264,7 @@ def test_a_run_whose_settings_cannot_be_read_is_not_resumed(settings, reason, tm
         ("evaluate", ["nowhere"], "numpy"),
         ("evaluate", ["nowhere", "--best"], "numpy"),
         ("supervised", ["mnist", "--layer", "neurocodr"], "agents.supervised.presets"),
-        ("continual", ["split-mnist", "--layer", "neurocodr"], "agents.continual.config"),
+        ("continual", ["split-mnist", "--layer", "neurocodr"], "agents.continual.presets"),
     ],
 )
 def test_a_mistake_is_found_before_torch_or_ray_is_imported(command, arguments, light, tmp_path):

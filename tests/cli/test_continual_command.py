@@ -1,4 +1,4 @@
-"""`python -m launch.continual` as a person types it: runs on Ray and their tables, Ctrl-C, kill and --resume, mistakes."""
+"""`python -m launch.continual` as a person types it: runs on Ray, their tables, Ctrl-C, kill, --resume, mistakes."""
 
 import gzip
 import json
@@ -18,13 +18,14 @@ import matplotlib.image
 import pytest
 import torch
 
-from agents.continual.config import ContinualConfig, preset
+from agents.continual.config import ContinualConfig
+from agents.continual.presets import preset
 from agents.runs.checkpoints import list_checkpoints, load_newest
-from agents.stored_settings import read_settings
-from launch.command_line.experiment import make_runs
 from launch.continual import main
-from launch.experiments.continual_run import execute
-from launch.results.continual import conclude
+from launch.experiments.folder import make_runs
+from launch.experiments.ray_tasks import Progress
+from launch.experiments.run import execute
+from launch.results.experiment import conclude
 from tests import commands
 from tests.commands import NO_NETWORK, curves, finished, in_this_process, result_of, rows_of, wait_for
 
@@ -44,8 +45,8 @@ def digits(tmp_path_factory) -> Path:
     """MNIST's files with 30 noisy copies of a pattern for every digit, and 20 to test on."""
     folder, draw = tmp_path_factory.mktemp("digits"), random.Random(0)
     patterns = [draw.randbytes(784) for _ in range(10)]
-    for name, each in (("train", 30), ("t10k", 20)):
-        labels = [digit for digit in range(10) for _ in range(each)]
+    for name, count in (("train", 30), ("t10k", 20)):
+        labels = [digit for digit in range(10) for _ in range(count)]
         pixels = b"".join(
             bytes(p if draw.random() < 0.3 else draw.randrange(256) for p in patterns[digit])
             for digit in labels
@@ -61,7 +62,7 @@ def digits(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def grid_command(digits, tmp_path_factory) -> tuple[Path, subprocess.Popen]:
-    """Eight runs, on Ray: their folder, and the process, which is at work while other tests go on."""
+    """Eight runs on Ray: their folder, and the process, which works while other tests run."""
     folder = tmp_path_factory.mktemp("runs") / "grid"
     return folder, start(
         "split-mnist", "--layer", "mlp,lowrank", "--method", "adam,l2", "--seeds", 2, "--epochs", 1, "--hidden", 8,
@@ -118,7 +119,7 @@ def broken(grid_command, digits, tmp_path_factory) -> Broken:
     return Broken(folder, tasks, (process.returncode, output, errors), finished(start("--resume", folder)))
 
 
-def test_ctrl_c_ends_a_run_with_status_130_and_the_command_to_go_on_with(broken):
+def test_ctrl_c_ends_a_run_with_status_130_and_the_command_to_continue(broken):
     status, output, errors = broken.stopped
     assert status == 130 and errors == ""
     last = output.splitlines()[-1]
@@ -136,7 +137,7 @@ def test_a_run_killed_or_stopped_loses_at_most_the_task_in_progress(broken):
 
 
 def steps(path: Path, tag: str) -> list[int]:
-    """Of a folder with events, or of one file."""
+    """Returns the steps of a curve in a folder with events, or in one file."""
     return [point.step for point in curves(path).Scalars(tag)]
 
 
@@ -151,7 +152,7 @@ def test_a_broken_run_comes_to_the_very_numbers_of_one_that_never_stopped(broken
     (path,) = make_runs(tmp_path, {"whole": json.loads((broken.run / "config.json").read_text())})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    execute(path, lambda line: False)
+    execute(path, Progress())
     torch.set_num_threads(threads)
     ours, theirs = result_of(broken.run), result_of(path)
     for field in ("accuracy", "untrained", "seeds", "parameters", "config"):
@@ -172,7 +173,7 @@ def test_a_finished_experiment_has_nothing_to_resume_and_its_run_is_not_overwrit
         "split-mnist", "--layer", "mlp", "--method", "si", "--seeds", 2, "--together", 2, "--data-dir", digits,
         "--run-dir", broken.folder,
     )  # fmt: skip
-    assert f"there is such a run already; go on with it by --resume {broken.folder}" in line
+    assert f"this run exists already; continue it by --resume {broken.folder}" in line
     assert (broken.run / "result.json").read_bytes() == before
 
 
@@ -196,7 +197,7 @@ def test_every_layer_method_and_seed_is_a_run_in_a_folder_of_its_own(grid):
     for name in runs:
         result = result_of(folder / name)
         layer, method, seed = re.fullmatch(r"(\w+)-(\w+)-seed(\d)", name).groups()
-        config = read_settings(ContinualConfig, result["config"])
+        config = ContinualConfig.from_dict(result["config"])
         expected = preset("split-mnist", scenario="domain", method=method, layer=layer)
         assert config == replace(expected, epochs=1, hidden=8, batch_size=20, seeds=(int(seed),))
         assert config.strength == (0.5 if method == "l2" else 0)
@@ -222,7 +223,7 @@ def test_a_run_on_ray_comes_to_the_very_numbers_of_a_run_in_this_process(grid, t
     (path,) = make_runs(tmp_path, {"here": json.loads((theirs / "config.json").read_text())})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a task: sums depend on it
-    execute(path, lambda line: False)
+    execute(path, Progress())
     torch.set_num_threads(threads)
     assert result_of(path)["accuracy"] == result_of(theirs)["accuracy"]
     ours, others = (load_newest(p / "checkpoints", warn=pytest.fail).tensors for p in (path, theirs))
@@ -240,12 +241,12 @@ def test_the_table_of_accuracies_has_those_of_all_results(grid):
             for t in range(5):
                 for i in range(5):
                     expected[label, str(seed), str(t + 1), str(i + 1)] = matrix[t][i]
-    found = {(r["label"], r["seed"], r["after_task"], r["on_task"]): float(r["accuracy"]) for r in rows}
-    assert found == pytest.approx(expected, abs=1e-4) and len(found) == len(rows)
+    accuracies = {(r["label"], r["seed"], r["after_task"], r["on_task"]): float(r["accuracy"]) for r in rows}
+    assert accuracies == pytest.approx(expected, abs=1e-4) and len(accuracies) == len(rows)
 
 
 def slow_metrics(result: dict[str, Any]) -> dict[str, float]:
-    """Of a run with one seed."""
+    """Computes the metrics of a run with one seed by plain loops."""
     (R,), (untrained,) = result["accuracy"], result["untrained"]
     return {
         "average accuracy": statistics.mean(R[4]),
@@ -257,12 +258,12 @@ def slow_metrics(result: dict[str, Any]) -> dict[str, float]:
 
 
 def means_and_deviations(folder: Path, label: str) -> dict[str, tuple[float, float]]:
-    of_seeds = [slow_metrics(result_of(folder / f"{label}-seed{seed}")) for seed in (1, 2)]
-    values = {name: [metrics[name] for metrics in of_seeds] for name in METRICS}
-    return {name: (statistics.mean(of), statistics.pstdev(of)) for name, of in values.items()}
+    by_seed = [slow_metrics(result_of(folder / f"{label}-seed{seed}")) for seed in (1, 2)]
+    values = {name: [metrics[name] for metrics in by_seed] for name in METRICS}
+    return {name: (statistics.mean(numbers), statistics.stdev(numbers)) for name, numbers in values.items()}
 
 
-def test_the_summary_has_mean_and_population_deviation_over_seeds_of_every_metric(grid):
+def test_the_summary_has_mean_and_sample_deviation_over_seeds_of_every_metric(grid):
     folder, _ = grid
     rows = rows_of(folder / "summary.csv")
     assert [(row["label"], row["metric"]) for row in rows] == [
@@ -279,12 +280,45 @@ def test_the_summary_has_mean_and_population_deviation_over_seeds_of_every_metri
 
 def test_the_table_is_printed_with_a_line_for_every_layer_and_method(grid):
     folder, output = grid
-    head, *lines = output.splitlines()[-5:]
-    assert re.split(r"  +", head.strip()) == ["parameters", "n", *METRICS]
+    title, head, *lines = output.splitlines()[-6:]
+    assert title == "average accuracy: mean ± sample deviation over n seeds"
+    assert re.split(r"  +", head) == ["label", "parameters", "n", "failed", *METRICS]
     for line, label in zip(lines, LABELS, strict=True):
-        cells = [f"{m:.2f} ± {d:.2f}" for m, d in means_and_deviations(folder, label).values()]
+        cells = [f"{m:.5g} ± {d:.3g}" for m, d in means_and_deviations(folder, label).values()]
         parameters = result_of(folder / f"{label}-seed1")["parameters"]
-        assert re.split(r"  +", line) == [label, f"{parameters:,}", "2", *cells]
+        assert re.split(r"  +", line) == [label, f"{parameters:,}", "2", "0", *cells]
+
+
+def test_a_result_has_the_metrics_and_the_curve_over_tasks_seen_as_means_over_its_seeds(broken):
+    result = result_of(broken.run)
+    seeds = [
+        result | {"accuracy": [R], "untrained": [row]}
+        for R, row in zip(result["accuracy"], result["untrained"], strict=True)
+    ]
+    by_seed = [slow_metrics(seed) for seed in seeds]
+    assert len(by_seed) == 2
+    assert result["scalars"] == pytest.approx(
+        {name: statistics.mean(metrics[name] for metrics in by_seed) for name in METRICS}
+    )
+    seen = [[statistics.mean(R[t][: t + 1]) for t in range(5)] for R in result["accuracy"]]
+    assert result["curve"] == [[t + 1, pytest.approx((seen[0][t] + seen[1][t]) / 2)] for t in range(5)]
+    rows = rows_of(broken.folder / "curves.csv")
+    assert [(row["seed"], row["tasks_seen"]) for row in rows] == [
+        (s, str(t)) for s in "12" for t in range(1, 6)
+    ]
+    assert [float(row["average accuracy"]) for row in rows] == pytest.approx(seen[0] + seen[1], rel=1e-5)
+
+
+def test_a_result_of_an_earlier_version_is_read_with_the_same_numbers(broken, tmp_path):
+    folder = tmp_path / "earlier"
+    shutil.copytree(broken.folder, folder)
+    path = folder / broken.run.name / "result.json"
+    new = ("scalars", "curve", "metric", "larger_is_better", "steps")
+    earlier = {name: value for name, value in json.loads(path.read_text()).items() if name not in new}
+    path.write_text(json.dumps(earlier))
+    conclude(folder)
+    for name in ("summary.csv", "curves.csv", "accuracy.csv"):
+        assert (folder / name).read_text() == (broken.folder / name).read_text()
 
 
 def test_the_curves_are_a_picture_with_a_line_for_every_layer_and_method(grid):
@@ -299,7 +333,7 @@ def test_the_curves_are_a_picture_with_a_line_for_every_layer_and_method(grid):
 
 @pytest.fixture(scope="module")
 def with_failure(grid, digits, tmp_path_factory) -> tuple[Path, int, str, str]:
-    """A third seed joins the runs, with a learning rate with which it cannot end: folder, exit status, output and errors."""
+    """A third seed whose learning rate is too large joins the runs: folder, exit status, output and errors."""
     folder = tmp_path_factory.mktemp("joined") / "grid"
     shutil.copytree(grid[0], folder)
     return folder, *in_this_process(
@@ -328,8 +362,8 @@ def test_a_run_that_fails_is_counted_and_in_no_mean(grid, with_failure):
     assert after == before
     assert rows_of(folder / "accuracy.csv") == rows_of(grid[0] / "accuracy.csv")
     lines = {line.split()[0]: line for line in output.splitlines()[-4:]}
-    assert lines["mlp-adam"].endswith("   1 failed") and lines["mlp-adam"].split()[2] == "2"
-    assert not any("failed" in lines[label] for label in LABELS if label != "mlp-adam")
+    assert lines["mlp-adam"].split()[2:4] == ["2", "1"]
+    assert all(lines[label].split()[3] == "0" for label in LABELS if label != "mlp-adam")
 
 
 def test_an_experiment_of_which_every_run_failed_has_a_table_without_numbers(tmp_path, capsys):
@@ -339,12 +373,49 @@ def test_an_experiment_of_which_every_run_failed_has_a_table_without_numbers(tmp
         (run / "config.json").write_text('{"label": "mlp-sgd"}')
         (run / "failed.json").write_text('{"error": "the loss became nan"}')
     conclude(tmp_path)
-    assert capsys.readouterr().out.splitlines()[-1] == "mlp-sgd   2 failed"
-    assert rows_of(tmp_path / "accuracy.csv") == rows_of(tmp_path / "summary.csv") == []
-    assert not (tmp_path / "curves.png").exists()
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["mlp-sgd", "-", "0", "2"]
+    assert rows_of(tmp_path / "summary.csv") == []
+    assert not (tmp_path / "accuracy.csv").exists() and not (tmp_path / "curves.png").exists()
+
+
+# what --resume obeys
+
+
+def test_a_resumed_run_takes_its_data_from_the_folder_that_is_given(grid, digits, tmp_path):
+    folder, data = tmp_path / "moved", tmp_path / "data"
+    shutil.copytree(grid[0] / "mlp-adam-seed1", folder / "mlp-adam-seed1")
+    run = folder / "mlp-adam-seed1"
+    expected = result_of(run)
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "checkpoints" / "step-000000000005")
+    described = json.loads((run / "config.json").read_text()) | {"data": str(tmp_path / "nowhere")}
+    (run / "config.json").write_text(json.dumps(described))
+    shutil.copytree(digits, data)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a task: sums depend on it
+    status, _, errors = in_this_process(main, "--resume", folder, "--data-dir", data)
+    torch.set_num_threads(threads)
+    assert (status, errors) == (0, "")
+    assert result_of(run)["accuracy"] == expected["accuracy"]
+
+
+@pytest.mark.parametrize("typed", ["--epochs 3", "split-mnist --together 2"])
+def test_a_setting_given_with_resume_is_refused_by_name(typed, tmp_path):
+    words = [word for word in typed.split() if not word.isdigit()]
+    status, output, errors = in_this_process(main, *typed.split(), "--resume", tmp_path)
+    assert (status, output) == (2, "")
+    assert errors == f"error: --resume: the runs keep their own settings; leave out {' '.join(words)}\n"
 
 
 # mistakes
+
+
+def test_a_setting_of_a_layer_that_no_run_has_is_refused(tmp_path):
+    status, _, errors = in_this_process(
+        main, "split-mnist", "--layer", "mlp", "--nsm.slots", 3, "--run-dir", tmp_path / "runs"
+    )
+    line = "error: --nsm.slots: nsm is not among the layers of these runs (mlp)\n"
+    assert (status, errors) == (2, line) and not list(tmp_path.iterdir())
 
 
 def test_data_that_are_missing_and_cannot_be_downloaded_are_named_and_no_run_is_made(tmp_path):
@@ -361,8 +432,8 @@ def test_data_that_are_missing_and_cannot_be_downloaded_are_named_and_no_run_is_
     ("settings", "reason"),
     [
         ({"supervised": {"task": "mnist"}}, "it has no 'continual'"),
-        ({"continual": {"benchmark": "split-mnist"}}, "it has no 'seeds'"),
-        ({"continual": {"seeds": [1], "invented": 1}}, "it has no 'neurocoder'"),
+        ({"continual": {"benchmark": "split-mnist"}}, "missing required field `scenario`"),
+        ({"continual": {"seeds": [1], "invented": 1}}, "invented is no setting that this version knows"),
         ([], "list indices must be integers"),
         (
             {"continual": preset("split-mnist", scenario="task", method="adam", layer="mlp").to_dict() | {"layer": "x"}},

@@ -15,7 +15,7 @@ from agents.a3c.parameter_server import ParameterServer
 from agents.errors import TrainingError
 from agents.runs.checkpoints import list_checkpoints, load_checkpoint
 from agents.runs.recording import Recording
-from launch.command_line.experiment import make_runs
+from launch.experiments.folder import make_runs
 from launch.experiments.tune_trial import SweepTrial
 from launch.results.sweep import table
 from launch.sweep import main

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from agents.continual.config import preset
 from agents.continual.data import OFFICIAL, TRUNK, cifar_features, load_stream
+from agents.continual.presets import preset
 from envs import images
-from launch.command_line.experiment import make_runs
 from launch.continual import main
-from launch.experiments.continual_run import prepare
+from launch.experiments.folder import make_runs
+from launch.experiments.run import prepare
 from neurocoder.networks.resnet import ResNet18Trunk
 from tests.commands import NO_NETWORK, NOT_A_FOLDER, ROOT, in_this_process, result_of, rows_of
 
@@ -33,7 +33,7 @@ def pictures(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trunk_file(tmp_path_factory) -> Path:
-    """The trunk of the folder NEUROCODER_DATA or of shared/data beside the checkout, else one with random weights."""
+    """The trunk of the folder NEUROCODER_DATA or of shared/data next to the checkout, else a file with random weights."""
     folder = Path(os.environ.get("NEUROCODER_DATA") or ROOT.parent / "shared" / "data")
     path = folder / "resnet18" / TRUNK
     if not path.is_file():
@@ -44,7 +44,7 @@ def trunk_file(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def with_trunk(pictures, trunk_file, tmp_path, monkeypatch) -> Path:
-    """The data folder with pictures and trunk, and a cache folder of its own beside it."""
+    """The data folder with pictures and trunk, and an empty cache folder next to it."""
     folder = tmp_path / "data"
     shutil.copytree(pictures, folder)
     (folder / "resnet18").mkdir()
@@ -54,7 +54,7 @@ def with_trunk(pictures, trunk_file, tmp_path, monkeypatch) -> Path:
 
 
 def cached(folder: Path) -> list[Path]:
-    return sorted((folder.parent / "cache" / "neurocoder").glob("*/*/features.safetensors"))
+    return sorted((folder.parent / "cache" / "neurocoder").glob("*.safetensors"))
 
 
 def features(folder: Path, device: str = "cpu") -> list[torch.Tensor]:
@@ -64,7 +64,7 @@ def features(folder: Path, device: str = "cpu") -> list[torch.Tensor]:
 
 
 def test_features_of_cifar_are_those_of_the_trunk_and_computed_once(with_trunk, trunk_file, capsys):
-    found = features(with_trunk)
+    computed = features(with_trunk)
     assert capsys.readouterr().out.startswith("computing the features of cifar10 by ResNet-18 trunk")
     trunk = ResNet18Trunk()
     with np.load(trunk_file) as arrays:
@@ -75,40 +75,40 @@ def test_features_of_cifar_are_those_of_the_trunk_and_computed_once(with_trunk, 
         with torch.no_grad():
             one_by_one = [trunk((picture / 255 - mean)[None] / deviation)[0] for picture in pictures]
         expected += [torch.stack(one_by_one), labels]
-    assert [len(tensor) for tensor in found] == [20, 20, 10, 10] and found[0].shape == (20, 256)
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected[0].abs().max().item())
-    assert not found[0].requires_grad and found[0].std(dim=0).max() > 0
+    assert [len(tensor) for tensor in computed] == [20, 20, 10, 10] and computed[0].shape == (20, 256)
+    torch.testing.assert_close(computed, expected, rtol=1e-3, atol=1e-4 * expected[0].abs().max().item())
+    assert not computed[0].requires_grad and computed[0].std(dim=0).max() > 0
 
     (file,) = cached(with_trunk)
     written = file.stat().st_mtime_ns
     again = features(with_trunk)
     assert capsys.readouterr().out == "" and file.stat().st_mtime_ns == written
-    assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(computed, again, strict=True))
 
 
 def test_damaged_features_are_computed_again_and_those_of_other_images_apart(with_trunk, capsys):
-    found = features(with_trunk)
+    computed = features(with_trunk)
     (file,) = cached(with_trunk)
     whole = bytearray(file.read_bytes())
     for damage in (whole[:-100], whole[:-1] + bytes([whole[-1] ^ 1])):
         file.write_bytes(damage)
         again = features(with_trunk)
         assert capsys.readouterr().out.count("computing the features") >= 1
-        assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(computed, again, strict=True))
         assert file.read_bytes() == whole
     batch = bytearray((with_trunk / "data_batch_3.bin").read_bytes())
     batch[5] ^= 255
     (with_trunk / "data_batch_3.bin").write_bytes(batch)
     others = features(with_trunk)
-    assert (others[0] != found[0]).any(dim=1).nonzero().flatten().tolist() == [8]
+    assert (others[0] != computed[0]).any(dim=1).nonzero().flatten().tolist() == [8]
     assert len(cached(with_trunk)) == 2
 
 
 def test_a_split_of_cifar_is_made_of_its_features(with_trunk):
     config = preset("split-cifar10", scenario="task", method="adam", layer="mlp")
-    stream, source = load_stream(config.benchmark, config.scenario, with_trunk, torch.device("cpu"))
+    stream = load_stream(config.benchmark, config.scenario, with_trunk, torch.device("cpu"))
     x, labels, *_ = features(with_trunk)
-    assert source == "ResNet-18 trunk to layer3, 256 features" and len(stream.tasks) == 5
+    assert stream.features == "ResNet-18 trunk to layer3, 256 features" and len(stream.tasks) == 5
     for number, task in enumerate(stream.tasks):
         chosen = [i for i, label in enumerate(labels.tolist()) if label in (2 * number, 2 * number + 1)]
         assert torch.equal(task.train.x, x[chosen]) and task.test.x.shape == (2, 256)
@@ -118,7 +118,7 @@ def test_features_for_runs_on_another_machine_s_gpu_are_computed_on_what_there_i
     config = preset("split-cifar10", scenario="task", method="adam", layer="mlp")
     described = {"label": "mlp", "continual": config.to_dict(), "data": str(with_trunk), "device": "cuda"}
     (path,) = make_runs(tmp_path / "runs", {"mlp": described})
-    prepare(path)
+    prepare(path, {})
     assert len(cached(with_trunk)) == 1
 
 
@@ -157,7 +157,7 @@ def test_a_cache_folder_that_cannot_be_written_is_refused_with_what_to_do(with_t
     assert line.startswith(f"{NOT_A_FOLDER}/neurocoder/cifar10-") and "XDG_CACHE_HOME" in line
 
 
-def test_without_weights_and_without_network_a_run_is_refused_and_can_go_on_when_they_are_there(
+def test_without_weights_and_without_network_a_run_is_refused_and_can_continue_when_they_are_there(
     pictures, trunk_file, tmp_path, monkeypatch
 ):
     data, folder = tmp_path / "data", tmp_path / "runs"

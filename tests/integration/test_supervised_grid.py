@@ -16,12 +16,13 @@ import pytest
 import torch
 
 from agents.runs.checkpoints import list_checkpoints, load_newest
+from agents.runs.folder import FAILED, RESULT
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.presets import preset
-from launch.command_line.experiment import make_runs, unfinished_runs
-from launch.command_line.interruption import Interruption
-from launch.experiments.ray_tasks import FAILED, RESULT, run_here, run_on_ray
-from launch.experiments.supervised_run import execute
+from launch.experiments.folder import make_runs, unfinished_runs
+from launch.experiments.interruption import Interruption
+from launch.experiments.ray_tasks import run_here, run_on_ray
+from launch.experiments.run import execute
 from tests.commands import curves, wait_for
 
 STEPS = 500  # with a record, and soon after it a checkpoint, every 100
@@ -73,7 +74,7 @@ class Kill:
     pid: int
     name: str
     steps: int
-    """Of the newest checkpoint."""
+    """The steps of the newest checkpoint."""
     finished: bool
 
 
@@ -88,7 +89,7 @@ def kill(run: Path) -> Kill:
 
 
 def is_at_work(process: psutil.Process) -> bool:
-    """On a run, as Ray's workers say in their names."""
+    """Whether a process works on a run, as Ray's workers say in their names."""
     try:
         return process.name().startswith("ray::run_as_tas") and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -132,7 +133,7 @@ class OnRay(Experiment):
 
 @pytest.fixture(scope="module")
 def on_ray(tmp_path_factory) -> OnRay:
-    """All runs as Ray tasks. The first one's process is killed in its midst; when only the endless one is left, Ctrl-C comes."""
+    """All runs as Ray tasks. The process of the first run is killed, and Ctrl-C comes when only the endless run is left."""
     folder, kills, processes, at_work = tmp_path_factory.mktemp("ray"), [], [], []
     runs = make(folder, "killed", "left alone", "failing", "endless")
     before = set(psutil.Process().children(recursive=True))
@@ -169,7 +170,7 @@ def on_ray(tmp_path_factory) -> OnRay:
 
 
 def curve(path: Path, tag: str) -> list[tuple[int, float]]:
-    """Of a folder with events, or of one file."""
+    """Returns a curve from a folder with events, or from one file."""
     return [(point.step, point.value) for point in curves(path).Scalars(tag)]
 
 

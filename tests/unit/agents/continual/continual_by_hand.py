@@ -7,18 +7,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agents.continual.config import ContinualConfig, preset
+from agents.continual.config import ContinualConfig
 from agents.continual.network import build_network
+from agents.continual.presets import preset
 from agents.continual.tasks import Split, TaskStream, shuffled, split_tasks
 from neurocoder.settings import NeurocoderSettings, StoredProgramSettings
 
 FEATURES, CLASSES = 6, 6
 
 
-def some_images(each: int, seed: int) -> Split:
-    """Noise around a point for every class."""
+def some_images(count: int, seed: int) -> Split:
+    """Draws `count` images of every class: noise around a point."""
     draw = torch.Generator().manual_seed(seed)
-    labels = torch.arange(CLASSES).repeat(each)
+    labels = torch.arange(CLASSES).repeat(count)
     points = torch.randn(CLASSES, FEATURES, generator=torch.Generator().manual_seed(0))
     return Split(points[labels] + torch.randn(len(labels), FEATURES, generator=draw), labels)
 
@@ -26,7 +27,7 @@ def some_images(each: int, seed: int) -> Split:
 def stream(scenario: str = "task") -> TaskStream:
     """Three tasks of two classes, 14 images each: with batches of 4, four steps an epoch, the last on two images."""
     return split_tasks(
-        some_images(each=7, seed=1), some_images(each=10, seed=2), per_task=2, scenario=scenario
+        some_images(count=7, seed=1), some_images(count=10, seed=2), per_task=2, scenario=scenario
     )
 
 
@@ -61,7 +62,7 @@ class ByHand(nn.Module):
             built = build_network(config, FEATURES, classes, heads)
             self.hidden, self.heads = built.hidden, built.heads
         self.losses: list[list[float]] = []
-        """Of every step, by task."""
+        """The loss of every step, by task."""
 
     def forward(self, x: Tensor, head: int) -> Tensor:
         return self.heads[head](F.relu(self.hidden[1](F.relu(self.hidden[0](x)))))
@@ -79,7 +80,7 @@ class ByHand(nn.Module):
         ) + torch.zeros(())
 
     def accuracy(self, trained_tasks: int) -> list[float]:
-        """On the test of every task, in percent, when so many are trained."""
+        """Returns the accuracies on all tests, in percent, after this many tasks."""
         now = max(trained_tasks - 1, 0)
         row = []
         for number, task in enumerate(self.stream.tasks):
@@ -94,13 +95,13 @@ class ByHand(nn.Module):
 
     def batches(self, number: int) -> list[Split]:
         config, train = self.config, self.stream.tasks[number].train
-        found = []
+        batches = []
         for epoch in range(config.epochs):
             order = shuffled(len(train.x), seed=config.seeds[0], task=number, epoch=epoch).tolist()
             for first in range(0, len(order), config.batch_size):
                 chosen = order[first : first + config.batch_size]
-                found.append(Split(train.x[chosen], train.labels[chosen]))
-        return found
+                batches.append(Split(train.x[chosen], train.labels[chosen]))
+        return batches
 
     def task_loss(self, number: int, batch: Split) -> Tensor:
         y = self(batch.x, self.stream.tasks[number].head)
@@ -111,7 +112,7 @@ class ByHand(nn.Module):
     def train_all(self) -> list[list[float]]:
         """The accuracies after each task."""
         rows, anchor, optimizer = [], None, self.optimizer()
-        # A head that a loss does not reach has a gradient of 0, not none: Adam counts its steps, and moves it by its momentum.
+        # A head that a loss does not reach has a gradient of 0, not none. So Adam counts its steps and keeps its momentum.
         for parameter in self.parameters():
             parameter.grad = torch.zeros_like(parameter)
         for number in range(3):
@@ -135,11 +136,11 @@ class ByHand(nn.Module):
         return rows
 
 
-def slow_si(config: ContinualConfig, *, of: str) -> tuple[list[Tensor], ByHand]:
+def slow_si(config: ContinualConfig, *, loss: str) -> tuple[list[Tensor], ByHand]:
     """Importances after each task, of gradients of the task's loss alone or of the whole loss, and the network."""
     network = ByHand(config)
     optimizer, ps = network.optimizer(), list(network.parameters())
-    importance, anchor, found = [torch.zeros_like(p) for p in ps], None, []
+    importance, anchor, importances = [torch.zeros_like(p) for p in ps], None, []
     for number in range(3):
         omega, start = [torch.zeros_like(p) for p in ps], [p.detach().clone() for p in ps]
         for batch in network.batches(number):
@@ -154,10 +155,10 @@ def slow_si(config: ContinualConfig, *, of: str) -> tuple[list[Tensor], ByHand]:
                 p.grad = gradient
             optimizer.step()
             for i, p in enumerate(ps):
-                omega[i] -= (alone if of == "task" else whole)[i] * (p.detach() - before_step[i])
+                omega[i] -= (alone if loss == "task" else whole)[i] * (p.detach() - before_step[i])
         for i, p in enumerate(ps):
             path = omega[i] / ((p.detach() - start[i]) ** 2 + 0.1)
             importance[i] = (importance[i] + path).clamp(min=0)
         anchor = [p.detach().clone() for p in ps]
-        found.append(torch.cat([weight.flatten() for weight in importance]))
-    return found, network
+        importances.append(torch.cat([weight.flatten() for weight in importance]))
+    return importances, network

@@ -3,23 +3,17 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
-from agents.continual.config import BENCHMARKS, LAYERS, METHODS, PRESETS, SCENARIOS, ContinualConfig, preset
+from agents.continual.config import BENCHMARKS, LAYER_CHOICES, METHODS, SCENARIOS, ContinualConfig
 from agents.continual.network import build_network, flatten, unflatten
-from agents.stored_settings import read_settings
+from agents.continual.presets import PRESETS, preset
 from neurocoder.networks.multi_head_mlp import MultiHeadMLP
 from neurocoder.parameter_counts import ROWS, parameter_count, split_cifar
-from neurocoder.settings import (
-    FiLMSettings,
-    HyperNetSettings,
-    MixtureOfExpertsSettings,
-    NeurocoderSettings,
-    StoredProgramSettings,
-)
+from neurocoder.settings import LAYERS, LayerSettings, NeurocoderSettings, StoredProgramSettings
 from tests.commands import ROOT
 
 # GT-RIPL/Continual-Learning-Benchmark, Split MNIST: learning rate; strength for tasks, domains and classes.
@@ -38,7 +32,7 @@ BENCHMARK = {
 def test_the_preset_of_a_method_has_the_benchmarks_learning_rate_and_its_strength_in_every_scenario(method):
     rate, *strengths = BENCHMARK[method]
     for scenario, strength in zip(("task", "domain", "class"), strengths, strict=True):
-        for layer in LAYERS:
+        for layer in LAYER_CHOICES:
             config = preset("split-mnist", scenario=scenario, method=method, layer=layer)
             assert (config.learning_rate, config.strength) == (rate, strength)
             assert (config.epochs, config.batch_size, config.reset_optimizer) == (4, 128, False)
@@ -62,7 +56,7 @@ def test_the_preset_table_6_has_the_papers_neurocoder_and_the_widths_of_table_7(
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
 def test_the_preset_best_is_table_6_with_plain_hidden_layers_and_a_residual_program(benchmark):
-    for layer in LAYERS:
+    for layer in LAYER_CHOICES:
         best, paper = (
             preset(benchmark, scenario="task", method="adam", layer=layer, name=name) for name in PRESETS
         )
@@ -73,7 +67,7 @@ def test_the_preset_best_is_table_6_with_plain_hidden_layers_and_a_residual_prog
 
 
 def network(layer: str, *, benchmark: str = "split-mnist", classes: int = 2, heads: int = 1, **changes):
-    """As the network of a run, its parameters without numbers."""
+    """Makes the network of a run, its parameters without numbers."""
     config = preset(benchmark, scenario="task", method="adam", layer=layer, name="table-6")
     release = replace(config.neurocoder, variant="release")
     config = replace(config, **{"neurocoder": release} | changes)
@@ -126,10 +120,10 @@ def test_the_layers_that_are_not_adapted_are_plain_and_only_plain_heads_have_a_b
     built = network(layer, heads=2, adapt=adapt)
     for layers, adapted, bias in ((built.hidden, hidden, False), (built.heads, heads, True)):
         assert len(layers) == 2
-        for one in layers:
-            assert (type(one) is not torch.nn.Linear) == adapted
-            assert adapted or (one.bias is not None) == bias
-            assert not adapted or getattr(one, "bias", None) is None
+        for part in layers:
+            assert (type(part) is not torch.nn.Linear) == adapted
+            assert adapted or (part.bias is not None) == bias
+            assert not adapted or getattr(part, "bias", None) is None
 
 
 def test_a_network_and_the_vector_of_its_parameters_are_made_from_each_other():
@@ -149,8 +143,7 @@ def small(**changes) -> ContinualConfig:
 
 ALL_CHANGED = ContinualConfig(
     benchmark="split-cifar10", scenario="class", method="si", layer="lowrank", seeds=(3, 5),
-    neurocoder=NeurocoderSettings(slots=7), hypernet=HyperNetSettings(hidden=None), film=FiLMSettings(hidden=5),
-    moe=MixtureOfExpertsSettings(active=2), nsm=StoredProgramSettings(slots=3),
+    neurocoder=NeurocoderSettings(slots=7), nsm=StoredProgramSettings(slots=3),
     hidden=8, bias=True, adapt="heads", epochs=3, batch_size=16, learning_rate=0.1, strength=2.0, reset_optimizer=True,
 )  # fmt: skip
 
@@ -167,17 +160,27 @@ def test_settings_come_back_the_same_through_json():
         for benchmark in BENCHMARKS
         for scenario in SCENARIOS
         for method in METHODS
-        for layer in LAYERS
+        for layer in LAYER_CHOICES
     ]
     assert len(set(map(repr, presets))) == 3 * 3 * 7 * 4
     for config in (ALL_CHANGED, *presets):
-        again = read_settings(ContinualConfig, json.loads(json.dumps(config.to_dict())))
+        again = ContinualConfig.from_dict(json.loads(json.dumps(config.to_dict())))
         assert again == config and isinstance(again.seeds, tuple)
 
 
-def test_a_field_that_this_version_does_not_know_is_a_type_error():
-    with pytest.raises(TypeError, match="invented"):
-        read_settings(ContinualConfig, ALL_CHANGED.to_dict() | {"invented": 1})
+def test_a_setting_that_this_version_does_not_know_is_refused_by_name():
+    with pytest.raises(ValueError, match="invented"):
+        ContinualConfig.from_dict(ALL_CHANGED.to_dict() | {"invented": 1})
+
+
+def test_the_settings_of_other_layers_that_earlier_versions_stored_are_dropped():
+    earlier = asdict(LayerSettings()) | ALL_CHANGED.to_dict()
+    assert {"hypernet", "film", "moe"} <= earlier.keys()
+    assert ContinualConfig.from_dict(earlier) == ALL_CHANGED
+
+
+def test_the_layers_that_can_be_trained_are_known_layers():
+    assert set(LAYER_CHOICES) < set(LAYERS)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +251,7 @@ def test_an_unknown_name_has_no_preset_and_is_refused_in_one_line(name, near):
 
 def test_settings_can_be_imported_and_checked_without_torch_or_ray():
     program = (
-        "import sys; from agents.continual.config import preset; "
+        "import sys; from agents.continual.presets import preset; "
         "preset('split-mnist', scenario='task', method='si', layer='neurocoder'); "
         "print(sorted({'agents', 'torch', 'ray', 'numpy'} & set(sys.modules)))"
     )

@@ -40,8 +40,8 @@ def test_every_metric_equals_a_loop_over_tasks(seed, tasks):
     random = torch.rand(tasks, generator=generator, dtype=torch.float64)
     r, last, earlier = R.tolist(), R[-1].tolist(), range(tasks - 1)
 
-    def close(found, expected):
-        return math.isclose(found.item(), expected, rel_tol=1e-12, abs_tol=1e-12)
+    def close(actual, expected):
+        return math.isclose(actual.item(), expected, rel_tol=1e-12, abs_tol=1e-12)
 
     assert close(average_accuracy(R), sum(last) / tasks)
     assert close(learned(R), sum(r[i][i] for i in range(tasks)) / tasks)
@@ -64,10 +64,10 @@ def test_leading_axes_are_seeds():
 
 
 def test_with_one_task_accuracies_exist_and_transfer_is_not_a_number():
-    one = torch.tensor([[0.75]])
-    assert average_accuracy(one) == learned(one) == accuracy_on_seen_tasks(one) == 0.75
-    assert backward_transfer(one).isnan() and forgetting(one).isnan()
-    assert forward_transfer(one, torch.tensor([0.5])).isnan()
+    single = torch.tensor([[0.75]])
+    assert average_accuracy(single) == learned(single) == accuracy_on_seen_tasks(single) == 0.75
+    assert backward_transfer(single).isnan() and forgetting(single).isnan()
+    assert forward_transfer(single, torch.tensor([0.5])).isnan()
 
 
 def test_results_are_in_double_precision():

@@ -26,12 +26,12 @@ def test_the_tasks_are_those_of_a_loop_over_the_images(scenario, classes, per_ta
     assert len(stream.tasks) == len(firsts)
     for number, first in enumerate(firsts):
         task = stream.tasks[number]
-        for found, whole in ((task.train, train), (task.test, test)):
+        for part, whole in ((task.train, train), (task.test, test)):
             expected = []
             for x, label in numbers_and_labels(whole):
                 if label in range(first, first + per_task):
                     expected.append((x, label if scenario == "class" else label - first))
-            assert numbers_and_labels(found) == expected and expected
+            assert numbers_and_labels(part) == expected and expected
         assert task.head == {"task": number, "domain": 0, "class": 0}[scenario]
         seen = min(first + per_task, classes)
         assert torch.zeros(stream.classes)[: task.answers].numel() == (
@@ -60,14 +60,14 @@ def test_mnist_is_padded_to_32_by_32_pixels_and_normalised():
     images = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8, generator=draw)
     features = mnist_features(images)
     assert features.shape == (3, 1024) and features.dtype == torch.float32
-    for image, found in zip(images, features.tolist(), strict=True):
+    for image, pixels in zip(images, features.tolist(), strict=True):
         expected = []
         for row in range(-2, 30):
             for column in range(-2, 30):
                 inside = 0 <= row < 28 and 0 <= column < 28
                 pixel = image[0, row, column].item() / 255 if inside else 0.0
                 expected.append((pixel - 0.1) / 0.2752)
-        assert found == pytest.approx(expected, abs=1e-5)
+        assert pixels == pytest.approx(expected, abs=1e-5)
 
 
 def test_an_order_has_every_image_once_and_depends_on_each_of_its_numbers_and_on_nothing_else():

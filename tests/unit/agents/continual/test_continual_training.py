@@ -1,5 +1,6 @@
-"""Continual training against plain loops, seeds together against seeds one by one, a run that goes on against one that never stopped."""
+"""Continual training against plain loops, seeds together against seeds one by one, continued runs against whole ones."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -14,8 +15,8 @@ from agents.continual.tasks import shuffled
 from agents.continual.training import ContinualTraining, Snapshot
 from agents.errors import TrainingError
 from agents.runs.checkpoints import load_newest
-from agents.stored_settings import read_settings
-from launch.experiments.continual_run import save, to_snapshot
+from agents.runs.snapshots import to_snapshot
+from launch.experiments.run import save
 from neurocoder.settings import NeurocoderSettings
 from tests.unit.agents.continual.continual_by_hand import ByHand, slow_si, small, stream
 
@@ -26,7 +27,7 @@ LAYERS = ("mlp", "nsm", "neurocoder", "lowrank")
 
 @pytest.fixture(autouse=True)
 def double_precision():
-    """So that two ways of computing the same differ by next to nothing, which Adam would make something of."""
+    """Lets two ways of computing the same differ by next to nothing. Adam would enlarge the difference."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -36,13 +37,20 @@ def trained(
     config: ContinualConfig, *, tasks: int | None = None, snapshot: Snapshot | None = None
 ) -> ContinualTraining:
     training = ContinualTraining(config, stream(config.scenario), CPU, snapshot)
-    while not training.finished and training.task != tasks:
-        training.train_task()
+    while not training.finished and training.tasks_done != tasks:
+        training.advance()
     return training
 
 
+def train_task(training: ContinualTraining) -> None:
+    """Trains to the end of the next task."""
+    training.advance()
+    while not training.can_be_saved:
+        training.advance()
+
+
 def parameters(training: ContinualTraining, seed: int = 0) -> dict[str, Tensor]:
-    """Of the model in that row, by name."""
+    """Returns the parameters of the model in that row, by name."""
     return {name: p.clone() for name, p in unflatten(training.network, training.theta.detach()[seed]).items()}
 
 
@@ -78,12 +86,12 @@ def test_a_run_is_the_run_of_a_plain_loop(name):
     }
     rows = by_hand.train_all()
     while not training.finished:
-        training.train_task()
+        training.advance()
     after = parameters(training)
     torch.testing.assert_close(after, dict(by_hand.named_parameters()), **CLOSE)
     assert all(not torch.allclose(after[name], before[name], rtol=1e-3, atol=1e-5) for name in before)
-    for found, expected in ((training.accuracy[0], rows), (training.untrained[0], untrained)):
-        torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-12, atol=0)
+    for ours, expected in ((training.accuracy[0], rows), (training.untrained[0], untrained)):
+        torch.testing.assert_close(ours, torch.tensor(expected), rtol=1e-12, atol=0)
     assert len({accuracy for row in rows for accuracy in row}) > 1
 
 
@@ -91,22 +99,45 @@ def test_a_run_is_the_run_of_a_plain_loop(name):
     "changes", [dict(reset_optimizer=True), dict(method="l2", strength=3.0), dict(scenario="domain"), dict(seeds=(2,))]
 )  # fmt: skip
 def test_the_loops_above_differ_where_their_settings_do(changes):
-    runs = [ByHand(small(**each)) for each in ({}, changes)]
+    runs = [ByHand(small(**settings)) for settings in ({}, changes)]
     for run in runs:
         run.train_all()
     first = [dict(run.named_parameters())["hidden.0.weight"] for run in runs]
     assert not torch.allclose(*first, rtol=1e-3, atol=1e-5)
 
 
-def test_what_is_told_now_and_then_is_the_step_and_the_mean_loss_since(monkeypatch):
-    monkeypatch.setattr(module, "CHECK_EVERY", 3)
-    by_hand, training, told = ByHand(small()), ContinualTraining(small(), stream(), CPU), []
-    by_hand.train_all()
+def test_a_record_has_the_step_the_mean_loss_since_and_after_a_task_the_accuracies(monkeypatch):
+    monkeypatch.setattr(module, "RECORD_EVERY", 3)
+    by_hand, training, records = ByHand(small()), ContinualTraining(small(), stream(), CPU), []
+    rows = by_hand.train_all()
     while not training.finished:
-        training.train_task(lambda step, loss: told.append((step, loss)))
-    assert [step for step, _ in told] == 3 * [3, 6, 8]
-    expected = [[sum(of[:3]) / 3, sum(of[3:6]) / 3, sum(of[6:]) / 2] for of in by_hand.losses]
-    assert [loss for _, loss in told] == pytest.approx([mean for of in expected for mean in of])
+        records.append(training.advance())
+        assert training.step == records[-1].step
+        assert training.can_be_saved == ("charts/average_accuracy" in records[-1].scalars)
+    assert [record.step for record in records] == [3, 6, 8, 11, 14, 16, 19, 22, 24]
+    expected = [
+        mean
+        for losses in by_hand.losses
+        for mean in (sum(losses[:3]) / 3, sum(losses[3:6]) / 3, sum(losses[6:]) / 2)
+    ]
+    for number, record in enumerate(records):
+        task, place = divmod(number, 3)
+        scalars = {"losses/task": expected[number]}
+        if place == 2:
+            seen = rows[task][: task + 1]
+            scalars |= {f"accuracy/task_{i}": accuracy for i, accuracy in enumerate(seen, start=1)}
+            scalars["charts/average_accuracy"] = sum(seen) / len(seen)
+        assert record.scalars == pytest.approx(scalars)
+        line = f"task {task + 1} of 3  step {[3, 6, 8][place]} / 8  loss {expected[number]:.4g}"
+        assert record.progress == line
+
+
+def test_a_task_of_a_whole_number_of_records_ends_with_the_last_of_them(monkeypatch):
+    monkeypatch.setattr(module, "RECORD_EVERY", 4)
+    training = ContinualTraining(small(), stream(), CPU)
+    records = [training.advance() for _ in range(6)]
+    assert training.finished and [record.step for record in records] == [4, 8, 12, 16, 20, 24]
+    assert [len(record.scalars) for record in records] == [1, 3, 1, 4, 1, 5]
 
 
 # what a step may touch
@@ -121,20 +152,24 @@ def test_without_extra_losses_only_the_head_of_the_task_learns(layer):
     training = ContinualTraining(small(layer, "sgd", **none), stream(), CPU)
     for number in range(3):
         before = parameters(training)
-        training.train_task()
+        train_task(training)
         after = parameters(training)
         moved = {name for name in before if not torch.equal(before[name], after[name])}
-        own = {
+        allowed = {
             name for name in before if not name.startswith("heads.") or name.startswith(f"heads.{number}.")
         }
         # Parameters that come before a softmax over all slots may have no gradient.
-        assert moved <= own and any(name.startswith("heads.") for name in moved) and len(moved) > len(own) / 2
+        assert (
+            moved <= allowed
+            and any(name.startswith("heads.") for name in moved)
+            and len(moved) > len(allowed) / 2
+        )
 
 
 def test_the_orthogonality_loss_is_of_all_heads_also_of_those_that_do_not_answer():
     training = ContinualTraining(small("neurocoder", "sgd"), stream(), CPU)
     before = parameters(training)
-    training.train_task()
+    train_task(training)
     after = parameters(training)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     for head in (1, 2):
@@ -149,7 +184,7 @@ def test_a_class_not_yet_seen_is_no_answer_and_one_of_an_earlier_task_is():
     bias = unflatten(training.network, training.theta.data[0])["heads.0.bias"]
     bias[:] = 100 * torch.tensor([0.0, 3.0, 1.0, 2.0, -1.0, 9.0])  # outweighs every image
     while not training.finished:
-        training.train_task()
+        training.advance()
     # The answer is 1 after the first and the second task, 5 after the third. A test is never without its own classes.
     assert training.accuracy[0].tolist() == [[50.0, 0.0, 50.0], [50.0, 0.0, 50.0], [0.0, 0.0, 50.0]]
 
@@ -160,12 +195,12 @@ def test_a_class_not_yet_seen_is_no_answer_and_one_of_an_earlier_task_is():
 def test_si_weighs_parameters_by_the_task_s_loss_without_penalty_and_without_extra_losses():
     config = small("neurocoder", "si", strength=20.0)
     training = ContinualTraining(config, stream(), CPU)
-    expected, network = slow_si(config, of="task")
+    expected, network = slow_si(config, loss="task")
     for importance in expected:
-        training.train_task()
+        train_task(training)
         torch.testing.assert_close(training.regularizer.anchor.importance[0], importance, **CLOSE)
     torch.testing.assert_close(parameters(training), dict(network.named_parameters()), **CLOSE)
-    whole, _ = slow_si(config, of="everything")
+    whole, _ = slow_si(config, loss="everything")
     assert all((a - b).abs().max() > 0.1 * a.max() for a, b in zip(expected, whole, strict=True))
 
 
@@ -241,11 +276,10 @@ def test_every_seed_has_weights_and_an_order_of_its_own(monkeypatch):
     step = training._step
     monkeypatch.setattr(training, "_step", lambda task, batch: seen.append(batch.x) or step(task, batch))
     while not training.finished:
-        training.train_task()
-    for one in range(4):
-        for other in range(one):
-            assert (begin[one] != begin[other]).all() and (training.theta[one] != training.theta[other]).all()
-            assert any((x[one] != x[other]).any() for x in seen[:4])
+        training.advance()
+    for a, b in itertools.combinations(range(4), 2):
+        assert (begin[a] != begin[b]).all() and (training.theta[a] != training.theta[b]).all()
+        assert any((x[a] != x[b]).any() for x in seen[:4])
 
 
 # stopped and continued
@@ -272,11 +306,12 @@ def test_a_run_continued_after_a_task_is_bit_identical_to_one_that_never_stopped
     whole = trained(config)
     for stop in (1, 2):
         stopped = trained(config, tasks=stop)
-        save(tmp_path, stopped.snapshot(), config, seconds=0.0)
+        save(stopped, tmp_path, keep=1, about={})
         torch.manual_seed(99)  # what came before does not matter
-        snapshot = to_snapshot(load_newest(tmp_path, warn=pytest.fail))
-        assert snapshot.task == stop
+        snapshot = to_snapshot(Snapshot, load_newest(tmp_path, warn=pytest.fail))
+        assert snapshot.tasks_done == stop
         continued = trained(config, snapshot=snapshot)
+        assert continued.step == whole.step and continued.seconds > snapshot.seconds > 0
         for ours, theirs in zip(tensors(continued), tensors(whole), strict=True):
             assert ours[0] == theirs[0] and torch.equal(ours[1], theirs[1]), ours[0]
 
@@ -284,7 +319,7 @@ def test_a_run_continued_after_a_task_is_bit_identical_to_one_that_never_stopped
 def tensors(training: ContinualTraining) -> list[tuple[str, Tensor]]:
     snapshot = training.snapshot()
     groups = {"optimizer": snapshot.optimizer, "regularizer": snapshot.regularizer}
-    named = {f"{group}.{name}": tensor for group, of in groups.items() for name, tensor in of.items()}
+    named = {f"{group}.{name}": tensor for group, values in groups.items() for name, tensor in values.items()}
     fields = {name: getattr(snapshot, name) for name in ("theta", "accuracy", "untrained")}
     return sorted((fields | named).items())
 
@@ -292,28 +327,29 @@ def tensors(training: ContinualTraining) -> list[tuple[str, Tensor]]:
 def test_only_the_newest_of_the_saved_tasks_is_kept_with_its_settings(tmp_path):
     config = small(method="si", seeds=(1, 2))
     for stop in (1, 2):
-        save(tmp_path, trained(config, tasks=stop).snapshot(), config, seconds=1.5)
+        training = trained(config, tasks=stop)
+        save(training, tmp_path, keep=1, about={"config": config.to_dict()})
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000000002"]
     state = load_newest(tmp_path, warn=pytest.fail).state
-    assert read_settings(ContinualConfig, state["config"]) == config and state["seconds"] == 1.5
+    assert ContinualConfig.from_dict(state["config"]) == config and state["seconds"] == training.seconds
 
 
-# what cannot go on
+# what cannot continue
 
 
 def test_a_learning_rate_that_is_far_too_large_ends_training_with_seed_task_and_step(monkeypatch):
-    monkeypatch.setattr(module, "CHECK_EVERY", 3)
+    monkeypatch.setattr(module, "RECORD_EVERY", 3)
     config = small(method="sgd", learning_rate=1e200, seeds=(5, 6))
     losses = []
     for seed in config.seeds:
         by_hand = ByHand(replace(config, seeds=(seed,)))
         by_hand.train_all()
         losses.append(by_hand.losses[0])
-    step = next(s for s in range(8) if not all(abs(of[s]) < float("inf") for of in losses))
+    step = next(s for s in range(8) if not all(abs(values[s]) < float("inf") for values in losses))
     seed, loss = next(
-        (seed, of[step])
-        for seed, of in zip(config.seeds, losses, strict=True)
-        if not abs(of[step]) < float("inf")
+        (seed, values[step])
+        for seed, values in zip(config.seeds, losses, strict=True)
+        if not abs(values[step]) < float("inf")
     )
     assert step > 0
     with pytest.raises(TrainingError) as failure:
@@ -322,7 +358,7 @@ def test_a_learning_rate_that_is_far_too_large_ends_training_with_seed_task_and_
 
 
 def test_the_first_seed_that_sees_a_damaged_image_is_named_with_its_task_and_step(monkeypatch):
-    monkeypatch.setattr(module, "CHECK_EVERY", 3)
+    monkeypatch.setattr(module, "RECORD_EVERY", 3)
     config, tasks = small(seeds=(6, 8, 3, 1)), stream()
     damaged = tasks.tasks[1].train.x.clone()
     damaged[10] = float("nan")
@@ -332,8 +368,8 @@ def test_the_first_seed_that_sees_a_damaged_image_is_named_with_its_task_and_ste
     first = min(steps)
     seed = config.seeds[steps.index(first)]
     training = ContinualTraining(config, tasks, CPU)
-    training.train_task()
+    train_task(training)
     with pytest.raises(TrainingError) as failure:
-        training.train_task()
+        train_task(training)
     assert str(failure.value) == f"the loss of seed {seed} became nan in task 2 at step {first}"
     assert 1 < first < max(steps) and seed != config.seeds[0]

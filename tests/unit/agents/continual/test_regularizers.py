@@ -7,7 +7,6 @@ import torch
 
 from agents.continual.regularizers import EWC, L2, REGULARIZERS, SI, OnlineEWC, Regularizer
 
-METHODS = {name: make for name, make in REGULARIZERS.items() if name != "none"}
 SHAPES = [(4,), (3, 4)]  # one seed, three seeds
 
 
@@ -16,23 +15,23 @@ def draw(*shape, seed=0):
 
 
 def fishers(shape, tasks=3):
-    """With zeros: in places for some tasks, in one place for all."""
-    found = [draw(*shape, seed=10 + task).square() for task in range(tasks)]
-    for task, fisher in enumerate(found):
+    """Draws Fisher informations with zeros: in places for some tasks, in one place for all."""
+    drawn = [draw(*shape, seed=10 + task).square() for task in range(tasks)]
+    for task, fisher in enumerate(drawn):
         fisher[..., task % 3] = 0
         fisher[..., 3] = 0
-    return found
+    return drawn
 
 
 def gradient(regularizer, theta):
-    """Of the penalty."""
-    found = torch.zeros_like(theta)
-    regularizer.add_penalty_gradient(theta, found)
-    return found
+    """Returns the gradient of the penalty."""
+    total = torch.zeros_like(theta)
+    regularizer.add_penalty_gradient(theta, total)
+    return total
 
 
 def slope(strength, importance, anchor, theta):
-    """Of strength * sum_i importance_i (theta_i - anchor_i)^2, by torch."""
+    """Returns the gradient of strength * sum_i importance_i (theta_i - anchor_i)^2, by torch."""
     theta = theta.clone().requires_grad_()
     return torch.autograd.grad(strength * (importance * (theta - anchor).square()).sum(), theta)[0]
 
@@ -85,8 +84,8 @@ def test_ewc_of_many_tasks_keeps_its_gradient_in_single_precision():
         parameters, fisher = 3 + 1e-3 * draw(50, seed=task), draw(50, seed=200 + task).square()
         regularizer.end_task(parameters.float(), fisher.float())
         slopes += 2 * fisher * (3 + 1e-2 * theta - parameters)
-    found = gradient(regularizer, (3 + 1e-2 * theta).float())
-    torch.testing.assert_close(found.double(), slopes, rtol=1e-3, atol=1e-3)
+    ours = gradient(regularizer, (3 + 1e-2 * theta).float())
+    torch.testing.assert_close(ours.double(), slopes, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -110,7 +109,7 @@ def test_si_of_one_parameter_worked_by_hand():
     regularizer.end_task(torch.tensor([0.3]))  # Omega = 1.2 / (0.09 + 0.1)
     assert gradient(regularizer, torch.tensor([1.3])).item() == pytest.approx(20 * 1.2 / 0.19, rel=1e-6)
     regularizer.before_step(torch.tensor([0.3]), torch.tensor([-1.0]))
-    regularizer.after_step(torch.tensor([1.3]))  # omega starts anew: 1
+    regularizer.after_step(torch.tensor([1.3]))  # omega starts from 0 again: 1
     regularizer.end_task(torch.tensor([1.3]))  # Omega = 1.2 / 0.19 + 1 / (1 + 0.1)
     omega = 1.2 / 0.19 + 1 / 1.1
     assert gradient(regularizer, torch.tensor([1.8])).item() == pytest.approx(20 * omega * 0.5, rel=1e-6)
@@ -158,9 +157,9 @@ def test_si_equals_a_loop_over_parameters_though_theta_and_gradient_are_overwrit
     torch.testing.assert_close(regularizer.anchor.parameters, theta)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", REGULARIZERS)
 def test_anchors_do_not_follow_a_theta_that_is_changed_in_place(name):
-    regularizer, theta, fisher = METHODS[name](1.0), draw(4), fishers((4,))[0]
+    regularizer, theta, fisher = REGULARIZERS[name](1.0), draw(4), fishers((4,))[0]
     end_task(regularizer, theta, fisher)
     before = theta.clone()
     theta += 1
@@ -170,9 +169,13 @@ def test_anchors_do_not_follow_a_theta_that_is_changed_in_place(name):
     assert not regularizer.anchor.importance.requires_grad and not regularizer.anchor.parameters.requires_grad
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", REGULARIZERS)
 def test_seeds_that_train_together_are_each_regularised_as_if_alone(name):
-    together, alone, theta = METHODS[name](3.0), [METHODS[name](3.0) for _ in range(3)], draw(3, 4, seed=9)
+    together, alone, theta = (
+        REGULARIZERS[name](3.0),
+        [REGULARIZERS[name](3.0) for _ in range(3)],
+        draw(3, 4, seed=9),
+    )
     for task, fisher in enumerate(fishers((3, 4))):
         parameters = draw(3, 4, seed=task)
         end_task(together, parameters, fisher)
@@ -182,15 +185,15 @@ def test_seeds_that_train_together_are_each_regularised_as_if_alone(name):
     torch.testing.assert_close(gradient(together, theta), gradients)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", REGULARIZERS)
 @pytest.mark.parametrize("interrupted_after", [0, 1, 2])
-def test_a_run_restored_between_tasks_goes_on_as_the_uninterrupted_one(name, interrupted_after):
-    whole, theta = METHODS[name](2.0), draw(4, seed=9)
-    first = METHODS[name](2.0)
+def test_a_run_restored_between_tasks_continues_as_the_uninterrupted_one(name, interrupted_after):
+    whole, theta = REGULARIZERS[name](2.0), draw(4, seed=9)
+    first = REGULARIZERS[name](2.0)
     for task, fisher in enumerate(fishers((4,))):
         end_task(whole, draw(4, seed=task), fisher)
         if task == interrupted_after:
-            second = METHODS[name](2.0)
+            second = REGULARIZERS[name](2.0)
             second.load_state_dict({key: value.clone() for key, value in first.state_dict().items()})
             first = second
         end_task(first, draw(4, seed=task), fisher)

@@ -1,4 +1,4 @@
-"""Training on a GPU: steps replayed as CUDA graphs against the same steps without, and few shapes against the exact ones."""
+"""Training on a GPU: steps replayed as CUDA graphs against plain steps, and few shapes against the exact ones."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -88,7 +88,7 @@ def test_augmented_images_are_mirrored_or_not_and_moved_by_up_to_four_pixels():
     torch.manual_seed(0)
     many = flip_and_shift(picture.expand(3000, -1, -1, -1))
     assert many.dtype == torch.uint8 and many.shape == (3000, 3, 6, 5)
-    seen = {allowed[one.contiguous().numpy().tobytes()] for one in many}
+    seen = {allowed[image.contiguous().numpy().tobytes()] for image in many}
     assert len(allowed) == len(seen) == 2 * 9 * 9  # all of them, and nothing else
 
 
@@ -104,7 +104,7 @@ def algorithm_task(**changes) -> AlgorithmTask:
 
 
 class Watched(nn.Module):
-    """Answers that depend on the inputs, and what they were."""
+    """A network whose answers depend on the inputs. Keeps the inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ def test_algorithms_are_evaluated_on_the_same_sequences_every_time_and_on_none_o
     task, first, again = algorithm_task(), Watched(), Watched()
     metric = task.evaluate(first, torch.tensor([1.0]))
     assert task.evaluate(again, torch.tensor([2.0, 3.0])) == metric
-    assert all(torch.equal(one, other) for one, other in zip(first.seen, again.seen, strict=True))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(first.seen, again.seen, strict=True))
     trained_on = {x.numpy().tobytes() for step in range(50) for x in task.batch(step)[0]}
     evaluated_on = {x.numpy().tobytes() for batch in first.seen for x in batch}
     assert len(evaluated_on) == 4 * 3 and not trained_on & evaluated_on

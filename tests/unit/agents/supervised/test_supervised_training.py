@@ -1,4 +1,4 @@
-"""Supervised training: its steps against plain torch, runs that go on against runs that never stopped."""
+"""Supervised training: its steps against plain torch, continued runs against runs that never stopped."""
 
 import contextlib
 from dataclasses import replace
@@ -10,16 +10,17 @@ import torch
 from torch import nn
 
 from agents.errors import TrainingError
+from agents.records import Record
 from agents.runs.checkpoints import load_newest
+from agents.runs.snapshots import to_snapshot
 from agents.seeding import mixed_seed
-from agents.stored_settings import read_settings
 from agents.supervised import training as module
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.presets import preset
-from agents.supervised.training import Record, Snapshot, SupervisedTraining, best
+from agents.supervised.training import Snapshot, SupervisedTraining, best
 from envs import polynomials
 from envs.images import data_folder, ensure_files, load
-from launch.experiments.supervised_run import save, to_snapshot
+from launch.experiments.run import save
 from neurocoder import NeurocoderLinear
 from neurocoder.networks.gru import GRURegressor
 from neurocoder.settings import MixtureOfExpertsSettings, NeurocoderSettings
@@ -63,8 +64,8 @@ def test_accuracy_is_that_of_a_loop_over_the_test_images(data):
         for image, label in zip(images, labels, strict=True):
             right += int(training.network(image[None] / 255).argmax() == label)
     assert 0 < right < 501
-    assert record.metric == 100 * right / 501
-    assert training.curve == [(5, record.metric)]
+    assert record.scalars["charts/test_accuracy"] == 100 * right / 501
+    assert training.curve == [(5, 100 * right / 501)]
 
 
 def by_hand(config: SupervisedConfig, steps: int) -> tuple[GRURegressor | nn.Module, list[float]]:
@@ -137,9 +138,11 @@ def test_the_steps_of_training_are_those_of_a_plain_loop(name):
     after = training.network.state_dict()
     torch.testing.assert_close(dict(after), dict(network.state_dict()), rtol=1e-4, atol=1e-6)
     assert all(not torch.allclose(after[key], before[key], rtol=1e-4, atol=1e-6) for key in before)
-    assert record.step == 20 and sum(record.losses.values()) == pytest.approx(sum(losses) / 20, rel=1e-5)
-    assert (record.losses["extra"] > 0) == (config.layer == "neurocoder")
-    assert record.metric == record.losses["task"]  # the sequences are fresh, so this is a test
+    task, extra = record.scalars["losses/task"], record.scalars["losses/extra"]
+    assert record.step == 20 and task + extra == pytest.approx(sum(losses) / 20, rel=1e-5)
+    assert (extra > 0) == (config.layer == "neurocoder")
+    # The sequences are fresh, so this is a test.
+    assert record.scalars["charts/mse"] == record.scalars["losses/task"]
 
 
 def test_the_learning_rate_is_divided_by_ten_after_half_and_after_three_quarters_of_the_steps(monkeypatch):
@@ -150,7 +153,7 @@ def test_the_learning_rate_is_divided_by_ten_after_half_and_after_three_quarters
         )
         for rate in rates:
             record = training.advance()
-            assert record.learning_rate == pytest.approx(rate)
+            assert record.scalars["charts/learning_rate"] == pytest.approx(rate)
             assert training.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
         assert training.finished
 
@@ -160,7 +163,7 @@ def test_in_bfloat16_weights_stay_in_single_precision_and_losses_close_to_those_
     for precision in ("fp32", "bf16"):
         training = SupervisedTraining(sequences(precision=precision), NOWHERE, CPU)
         (record,) = train(training)
-        losses.append(record.losses["task"])
+        losses.append(record.scalars["losses/task"])
         assert {tensor.dtype for tensor in training.network.state_dict().values()} == {torch.float32}
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.05)
 
@@ -183,8 +186,10 @@ def test_records_end_at_evaluations_and_at_the_end_and_evaluations_are_the_curve
     training = SupervisedTraining(digits(epochs=None, steps=12), data, CPU)
     records = train(training)
     assert [record.step for record in records] == [3, 5, 8, 10, 12]
-    assert [record.step for record in records if record.metric is not None] == [5, 10, 12]
-    assert training.curve == [(r.step, r.metric) for r in records if r.metric is not None]
+    assert [record.step for record in records if "charts/test_accuracy" in record.scalars] == [5, 10, 12]
+    assert training.curve == [
+        (r.step, r.scalars["charts/test_accuracy"]) for r in records if "charts/test_accuracy" in r.scalars
+    ]
 
 
 @pytest.mark.parametrize(("larger", "expected"), [(True, (2, 5.0)), (False, (1, 1.0))])
@@ -198,7 +203,7 @@ def test_the_best_evaluation_is_the_first_of_equals_and_a_number(larger, expecte
 
 
 def noisy(optimizer: str, **changes) -> SupervisedConfig:
-    """Nothing in it is the same without its random numbers: experts with noise, augmented images; and channels come last."""
+    """A run that needs its random numbers: experts with noise and augmented images. Its channels come last."""
     experts = MixtureOfExpertsSettings(experts=4, active=2, hidden=3)
     rates = {"adam": 1e-3, "sgd": 0.05, "rmsprop": 1e-4}
     config = preset("cifar10", network="lenet", layer="moe")
@@ -221,12 +226,12 @@ def uninterrupted(request, data) -> tuple[SupervisedConfig, Snapshot]:
 
 def differences(one: Snapshot, other: Snapshot) -> list[str]:
     """Names of all tensors that are not bit-identical."""
-    found = []
+    names = []
     for group in ("parameters", "optimizer"):
         tensors, others = getattr(one, group), getattr(other, group)
         assert tensors.keys() == others.keys() and tensors
-        found += [f"{group}.{name}" for name in tensors if not torch.equal(tensors[name], others[name])]
-    return found
+        names += [f"{group}.{name}" for name in tensors if not torch.equal(tensors[name], others[name])]
+    return names
 
 
 @pytest.mark.parametrize("stop", [3, 8])
@@ -237,8 +242,8 @@ def test_a_run_continued_from_a_checkpoint_is_bit_identical_to_one_that_never_st
     config, expected = uninterrupted
     stopped = SupervisedTraining(config, data, CPU)
     train(stopped, until=stop)
-    save(tmp_path, stopped.snapshot(), config, stopped)
-    snapshot = to_snapshot(load_newest(tmp_path, warn=pytest.fail))
+    save(stopped, tmp_path, keep=2, about={})
+    snapshot = to_snapshot(Snapshot, load_newest(tmp_path, warn=pytest.fail))
     assert snapshot.step == stop
     continued = SupervisedTraining(config, data, CPU, snapshot)
     records = train(continued)
@@ -254,7 +259,7 @@ def test_two_runs_of_one_seed_are_bit_identical_and_another_seed_gives_another_r
     monkeypatch.setattr(module, "RECORD_EVERY", 3)
     config, expected = uninterrupted
     torch.manual_seed(99)  # what came before does not matter
-    again, other = (SupervisedTraining(each, data, CPU) for each in (config, replace(config, seed=2)))
+    again, other = (SupervisedTraining(seeded, data, CPU) for seeded in (config, replace(config, seed=2)))
     train(again)
     train(other, until=3)
     assert differences(again.snapshot(), expected) == [] and again.curve == expected.curve
@@ -262,13 +267,13 @@ def test_two_runs_of_one_seed_are_bit_identical_and_another_seed_gives_another_r
     assert same == set()
 
 
-def test_a_checkpoint_has_the_settings_and_the_latest_metric_beside_its_tensors(data, tmp_path):
+def test_a_checkpoint_has_the_settings_and_the_latest_metric_as_well_as_its_tensors(data, tmp_path):
     config = digits()
     training = SupervisedTraining(config, data, CPU)
     train(training, until=5)
-    save(tmp_path, training.snapshot(), config, training)
+    save(training, tmp_path, keep=2, about={"config": config.to_dict()})
     state = load_newest(tmp_path, warn=pytest.fail).state
-    assert read_settings(SupervisedConfig, state["config"]) == config
+    assert SupervisedConfig.from_dict(state["config"]) == config
     assert state["metric"] == training.curve[0][1]
 
 
@@ -284,4 +289,4 @@ def test_three_hundred_steps_are_enough_to_read_most_of_the_real_digits():
         pytest.skip("no files of mnist in the folder of NEUROCODER_DATA or data, nor in ../shared/data")
     config = replace(preset("mnist", layer="mlp"), epochs=None, steps=300)
     records = train(SupervisedTraining(config, folder, CPU))
-    assert records[-1].metric > 80  # guessing reads 10 percent
+    assert records[-1].scalars["charts/test_accuracy"] > 80  # guessing reads 10 percent

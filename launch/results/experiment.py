@@ -1,0 +1,223 @@
+"""The results of an experiment's finished runs: a table, CSV files and a picture of the curves.
+
+results.csv     a row for every seed
+summary.csv     mean and deviation of every metric, by label
+curves.csv      every point of every seed's curve
+curves.png      the curves, by label
+accuracy.csv    continual runs: the accuracy on each task after each task
+"""
+
+import csv
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.runs.folder import FAILED, RESULT
+
+ABOUT = ("parameters", "steps", "seconds", "device")
+"""Plain values of a result.json that each of its seeds has."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one seed."""
+
+    seed: int
+    metric: str
+    larger_is_better: bool
+    scalars: dict[str, float]
+    """Numbers by name."""
+    curve: list[tuple[int, float]]
+    """The metric against steps, or against tasks seen."""
+    accuracy: list[list[float]]
+    """Continual runs: R[t][i] on task i after task t. Empty for others."""
+    about: dict[str, Any]
+
+
+@dataclass
+class Group:
+    """The runs of one label."""
+
+    label: str
+    outcomes: list[Outcome] = field(default_factory=list)
+    failed: int = 0
+    """The number of runs that ended with an error. They are in no mean."""
+
+    def summary(self) -> dict[str, tuple[float, float]]:
+        """Computes mean and sample deviation (n - 1) of every scalar. The deviation of one seed is nan."""
+        summary = {}
+        for name in dict.fromkeys(name for outcome in self.outcomes for name in outcome.scalars):
+            values = [outcome.scalars[name] for outcome in self.outcomes if name in outcome.scalars]
+            deviation = np.std(values, ddof=1) if len(values) > 1 else np.nan
+            summary[name] = float(np.mean(values)), float(deviation)
+        return summary
+
+
+def read_groups(experiment: Path) -> list[Group]:
+    """Reads the runs of an experiment that have finished or failed, by label in alphabetical order."""
+    groups: dict[str, Group] = {}
+    for path in sorted(experiment.glob("*/config.json")):
+        label, run = json.loads(path.read_text())["label"], path.parent
+        group = groups.setdefault(label, Group(label))
+        if (run / RESULT).exists():
+            group.outcomes += read_outcomes(json.loads((run / RESULT).read_text()))
+        elif (run / FAILED).exists():
+            group.failed += 1
+    for group in groups.values():
+        group.outcomes.sort(key=lambda outcome: outcome.seed)
+    return [groups[label] for label in sorted(groups) if groups[label].outcomes or groups[label].failed]
+
+
+def read_outcomes(result: dict[str, Any]) -> list[Outcome]:
+    """Reads the seeds of a result.json, which may be of an earlier version."""
+    about = {name: result[name] for name in ABOUT if name in result}
+    if "accuracy" in result:
+        return read_continual(result, about)
+    # Earlier versions had these numbers, but not among scalars.
+    earlier = {name: result[name] for name in ("final", "best", "best_step")}
+    earlier["steps_per_second"] = result["steps"] / result["seconds"]
+    scalars = {
+        name: math.nan if value is None else value for name, value in result.get("scalars", earlier).items()
+    }
+    curve = [(step, value) for step, value in result["curve"]]
+    return [Outcome(result["seed"], result["metric"], result["larger_is_better"], scalars, curve, [], about)]
+
+
+def read_continual(result: dict[str, Any], about: dict[str, Any]) -> list[Outcome]:
+    """Reads the seeds of a continual run, which trained together. Their metrics follow from the accuracies."""
+    import torch
+
+    from agents.continual.metrics import accuracy_on_seen_tasks, all_metrics
+
+    accuracy = torch.tensor(result["accuracy"], dtype=torch.float64)  # (S, T, T)
+    scalars = all_metrics(accuracy, torch.tensor(result["untrained"], dtype=torch.float64))  # (S,) each
+    curves = accuracy_on_seen_tasks(accuracy).tolist()  # (S, T)
+    return [
+        Outcome(
+            seed,
+            "average accuracy",
+            larger_is_better=True,
+            scalars={name: values[row].item() for name, values in scalars.items()},
+            curve=list(enumerate(curves[row], start=1)),
+            accuracy=result["accuracy"][row],
+            about=about,
+        )
+        for row, seed in enumerate(result["seeds"])
+    ]
+
+
+def conclude(experiment: Path) -> None:
+    """Writes the CSV files and the picture of an experiment, and prints its table. Does nothing without results."""
+    groups = read_groups(experiment)
+    if not groups:
+        return
+    write_tables(groups, experiment)
+    if any(group.outcomes for group in groups):
+        draw([group for group in groups if group.outcomes], experiment / "curves.png")
+    print(f"\n{table(groups)}")
+
+
+def write_tables(groups: list[Group], experiment: Path) -> None:
+    """Writes results.csv, summary.csv, curves.csv and, for continual runs, accuracy.csv."""
+    seeds = [(group.label, outcome) for group in groups for outcome in group.outcomes]
+    rows = [
+        {"label": label, "seed": outcome.seed, "metric": outcome.metric, **outcome.scalars, **outcome.about}
+        for label, outcome in seeds
+    ]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    write_csv(experiment / "results.csv", columns, ([row.get(name, "") for name in columns] for row in rows))
+    write_csv(
+        experiment / "summary.csv",
+        ("label", "parameters", "metric", "mean", "deviation", "n", "failed"),
+        (
+            (group.label, group.outcomes[0].about["parameters"], name, f"{mean:.6g}", f"{deviation:.6g}",
+             len(group.outcomes), group.failed)
+            for group in groups
+            for name, (mean, deviation) in group.summary().items()
+        ),
+    )  # fmt: skip
+    write_csv(
+        experiment / "curves.csv",
+        ("label", "seed", x_name(groups), seeds[0][1].metric if seeds else "metric"),
+        ((label, o.seed, x, f"{value:.6g}") for label, o in seeds for x, value in o.curve),
+    )
+    if any(outcome.accuracy for _, outcome in seeds):
+        write_csv(
+            experiment / "accuracy.csv",
+            ("label", "seed", "after_task", "on_task", "accuracy"),
+            (
+                (label, outcome.seed, t, i, f"{accuracy:.4f}")
+                for label, outcome in seeds
+                for t, row in enumerate(outcome.accuracy, start=1)
+                for i, accuracy in enumerate(row, start=1)
+            ),
+        )
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a CSV file with a header."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def x_name(groups: list[Group]) -> str:
+    """Names what the curves are drawn against."""
+    return "tasks_seen" if any(o.accuracy for group in groups for o in group.outcomes) else "step"
+
+
+def table(groups: list[Group]) -> str:
+    """Shows mean ± sample deviation over n seeds of every scalar, a line for each label."""
+    summaries = [group.summary() for group in groups]
+    names = list(dict.fromkeys(name for summary in summaries for name in summary))
+    rows = [["label", "parameters", "n", "failed", *(name.replace("_", " ") for name in names)]]
+    for group, summary in zip(groups, summaries, strict=True):
+        parameters = f"{group.outcomes[0].about['parameters']:,}" if group.outcomes else "-"
+        cells = [cell(*summary[name]) if name in summary else "-" for name in names]
+        rows.append([group.label, parameters, str(len(group.outcomes)), str(group.failed), *cells])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    metrics = dict.fromkeys(outcome.metric for group in groups for outcome in group.outcomes)
+    title = f"{', '.join(metrics) or 'no finished run'}: mean ± sample deviation over n seeds"
+    lines = ["  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]) for first, *rest in rows]
+    return "\n".join([title, *lines])
+
+
+def cell(mean: float, deviation: float) -> str:
+    """Formats a mean and its deviation, which is left out for one seed."""
+    return f"{mean:.5g}" if math.isnan(deviation) else f"{mean:.5g} ± {deviation:.3g}"
+
+
+def draw(groups: list[Group], path: Path) -> None:
+    """Draws the metric against steps or tasks seen: the mean over seeds, and the range from lowest to highest."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, max(4.5, 0.25 * len(groups))), layout="constrained")
+    for group in groups:
+        points: dict[int, list[float]] = defaultdict(list)
+        for outcome in group.outcomes:
+            for x, value in outcome.curve:
+                points[x].append(value)
+        xs = sorted(points)
+        means = [np.mean(points[x]) for x in xs]
+        (line,) = axes.plot(xs, means, label=f"{group.label} (n = {len(group.outcomes)})")
+        low, high = [min(points[x]) for x in xs], [max(points[x]) for x in xs]
+        axes.fill_between(xs, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    latest = next(outcome for group in groups for outcome in group.outcomes)
+    axes.set(xlabel=x_name(groups).replace("_", " "), ylabel=latest.metric.replace("_", " "))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if not latest.larger_is_better:
+        axes.set_yscale("log")
+    axes.grid(alpha=0.3, which="both")
+    figure.legend(loc="outside right upper", fontsize="small")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
