@@ -21,10 +21,12 @@ from agents.continual.tasks import CLASSES_PER_TASK, Split, TaskStream, mnist_fe
 from agents.files import write_atomically
 from agents.image_scales import SCALES
 from envs import images
+from envs.downloads import download
 from neurocoder.networks.resnet import ResNet18, ResNet18Trunk
 
-# torchvision's network for ImageNet. Its name contains the start of its SHA-256, as torch.hub names files.
+# torchvision's network for ImageNet.
 OFFICIAL = "resnet18-f37072fd.pth"
+OFFICIAL_SHA256 = "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec"
 OFFICIAL_URL = f"https://download.pytorch.org/models/{OFFICIAL}"
 TRUNK = "resnet18_imagenet_conv1_to_layer3_bnfolded.npz"
 
@@ -136,15 +138,13 @@ def find_extractor(data: Path) -> Extractor:
     if not official.is_file():
         try:
             official.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(
-                OFFICIAL_URL, str(official), hash_prefix="f37072fd", progress=False
-            )
-        except (OSError, RuntimeError) as error:
+            download([OFFICIAL_URL], OFFICIAL_SHA256, official)
+        except (OSError, ValueError) as error:
             raise ValueError(
-                f"{official}: is not there and cannot be downloaded ({error}); put torchvision's {OFFICIAL} there"
+                f"{official}: is not there; it {error}; put torchvision's {OFFICIAL} there"
             ) from error
     digest = _sha256(official)
-    if not digest.startswith("f37072fd"):
+    if digest != OFFICIAL_SHA256:
         raise ValueError(
             f"{official}: is not torchvision's file, its SHA-256 begins with {digest[:8]}; remove it"
         )

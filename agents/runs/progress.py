@@ -6,6 +6,8 @@ import time
 from collections import deque
 from typing import TextIO
 
+from agents.durations import clock
+
 SPEED_WINDOW = 60.0
 """Seconds over which the speed of a run is measured."""
 
@@ -117,12 +119,3 @@ class GamesProgress:
             )
         if finished == self.games:
             self.line.clear()
-
-
-def clock(seconds: float | None) -> str:
-    """Returns a duration as in 1:02:03, or - for None."""
-    if seconds is None:
-        return "-"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -9,11 +9,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from agents.durations import clock
 from agents.errors import TrainingError
 from agents.freed_memory import keep_freed_memory
 from agents.optimizer_state import load_optimizer_state, optimizer_state
 from agents.records import Record
-from agents.runs.progress import clock
 from agents.seeding import mixed_seed
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.cuda_graphs import Differentiate, GraphedGradients, can_be_graphed
