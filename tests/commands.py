@@ -37,6 +37,14 @@ def start(
     )  # fmt: skip
 
 
+def run_in(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
+    """Runs Python with these arguments in a folder, whose packages are imported."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=folder, capture_output=True, text=True, timeout=300,
+        env=os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
 def finished(process: subprocess.Popen) -> str:
     """What a command that succeeds has printed."""
     output, errors = process.communicate(timeout=600)

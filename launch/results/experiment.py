@@ -46,8 +46,8 @@ class Group:
 
     label: str
     outcomes: list[Outcome] = field(default_factory=list)
-    failed: int = 0
-    """The number of runs that ended with an error. They are in no mean."""
+    failed: list[str] = field(default_factory=list)
+    """Names of the runs that ended with an error. They are in no mean."""
 
     def summary(self) -> dict[str, tuple[float, float]]:
         """Computes mean and sample deviation (n - 1) of every scalar. The deviation of one seed is nan."""
@@ -68,7 +68,7 @@ def read_groups(experiment: Path) -> list[Group]:
         if (run / RESULT).exists():
             group.outcomes += read_outcomes(json.loads((run / RESULT).read_text()))
         elif (run / FAILED).exists():
-            group.failed += 1
+            group.failed.append(run.name)
     for group in groups.values():
         group.outcomes.sort(key=lambda outcome: outcome.seed)
     return [groups[label] for label in sorted(groups) if groups[label].outcomes or groups[label].failed]
@@ -137,7 +137,7 @@ def write_tables(groups: list[Group], experiment: Path) -> None:
         ("label", "parameters", "metric", "mean", "deviation", "n", "failed"),
         (
             (group.label, group.outcomes[0].about["parameters"], name, f"{mean:.6g}", f"{deviation:.6g}",
-             len(group.outcomes), group.failed)
+             len(group.outcomes), len(group.failed))
             for group in groups
             for name, (mean, deviation) in group.summary().items()
         ),
@@ -181,11 +181,13 @@ def table(groups: list[Group]) -> str:
     for group, summary in zip(groups, summaries, strict=True):
         parameters = f"{group.outcomes[0].about['parameters']:,}" if group.outcomes else "-"
         cells = [cell(*summary[name]) if name in summary else "-" for name in names]
-        rows.append([group.label, parameters, str(len(group.outcomes)), str(group.failed), *cells])
+        rows.append([group.label, parameters, str(len(group.outcomes)), str(len(group.failed)), *cells])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     metrics = dict.fromkeys(outcome.metric for group in groups for outcome in group.outcomes)
     title = f"{', '.join(metrics) or 'no finished run'}: mean ± sample deviation over n seeds"
     lines = ["  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]) for first, *rest in rows]
+    if failed := [name for group in groups for name in group.failed]:
+        lines.append(f"failed, and in no mean: {', '.join(failed)}")
     return "\n".join([title, *lines])
 
 

@@ -168,9 +168,13 @@ def test_without_weights_and_without_network_a_run_is_refused_and_can_continue_w
         main, "split-cifar10", "--layer", "mlp", "--epochs", 1, "--data-dir", data, "--run-dir", folder, "--device", "cpu"
     )  # fmt: skip
     announcement, error = errors.splitlines()
-    assert (status, output) == (2, "") and announcement.startswith("downloading https://download.pytorch.org/")
+    assert (status, output) == (2, "") and announcement.startswith(
+        "downloading https://download.pytorch.org/"
+    )
     file = data / "resnet18" / OFFICIAL
-    assert error.startswith(f"error: {file}: is not there; it cannot be downloaded from ") and OFFICIAL in error
+    assert (
+        error.startswith(f"error: {file}: is not there; it cannot be downloaded from ") and OFFICIAL in error
+    )
     shutil.copy(trunk_file, data / "resnet18" / TRUNK)
     status, output, errors = in_this_process(main, "--resume", folder)
     assert (status, errors) == (0, "") and "computing the features of cifar10" in output
