@@ -1,6 +1,7 @@
 """How networks learn.
 
-`load_policy` gives a trained policy to play with, `train` trains one. Each is loaded at first use, since torch takes seconds.
+`load_policy` gives a trained policy to play with, `train` trains one. Each is loaded at first use, since torch
+takes seconds.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -30,7 +30,7 @@ def _on_loopback() -> Iterator[None]:
 
 
 def beside_driver() -> Any:
-    """Returns the scheduling strategy for an actor on the driver's node, in the driver's placement group if it has one."""
+    """Returns the scheduling strategy of an actor on the driver's node, in its placement group if there is one."""
     group = get_current_placement_group()
     if group is not None:
         return PlacementGroupSchedulingStrategy(group)
@@ -62,7 +62,8 @@ def check_room(count: int, what: str, *, cpus: float, gpus: float) -> None:
 
 
 def connect(address: str | None, *, cpus: int) -> bool:
-    """Joins the Ray cluster at `address` ("auto": the one running on this machine), or starts a local one with `cpus` CPUs.
+    """Joins the Ray cluster at `address` ("auto": the one running on this machine), or starts a local one with
+    `cpus` CPUs.
 
     Returns:
         True if this call connected; False if the process already was, inside a Ray task for example.

@@ -1,4 +1,7 @@
-"""Reads settings that were stored as JSON. A file that somebody sent may hold anything, so names and types are checked."""
+"""Reads settings that were stored as JSON.
+
+A file that somebody sent may hold anything, so names and types are checked.
+"""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass

@@ -1,9 +1,11 @@
 """Trains the Atari policy with RLlib's IMPALA, APPO or PPO.
 
-    python -m launch.rllib --algo impala --env Seaquest --head neurocoder --env-runners 4 --learners 2 --gpus-per-learner 1
+    python -m launch.rllib --algo impala --env Seaquest --head neurocoder --env-runners 4 --learners 2
+    --gpus-per-learner 1
 
-Folder, curves and checkpoints are those of launch.train, and launch.evaluate plays the policy. A resumed run has the weights, Adam's
-statistics and the counters of its newest checkpoint. What else RLlib adapts starts from its first value again (the KL coefficient).
+Folder, curves and checkpoints are those of launch.train, and launch.evaluate plays the policy. A resumed run has
+the weights, Adam's statistics and the counters of its newest checkpoint. What else RLlib adapts starts from its
+first value again (the KL coefficient).
 """
 
 import sys

@@ -1,10 +1,11 @@
 """Trains A3C agents with many settings, as trials of Ray Tune, and compares them.
 
-    python -m launch.sweep --env Pong,Seaquest --head mlp,neurocoder --seeds 3 --lr 1e-4,7e-4 --workers 2 --total-steps 2_000_000
+    python -m launch.sweep --env Pong,Seaquest --head mlp,neurocoder --seeds 3 --lr 1e-4,7e-4 --workers 2
+    --total-steps 2_000_000
 
-Every combination is a run in a folder of its own, which launch.evaluate and launch.plot read like any other. Any other setting of
-launch.train (--workers, --total-steps, --rollout-steps, ...) holds for every run. A run that fails restarts from its newest
-checkpoint. --resume continues the runs that are not finished.
+Every combination is a run in a folder of its own, which launch.evaluate and launch.plot read like any other. Any
+other setting of launch.train (--workers, --total-steps, --rollout-steps, ...) holds for every run. A run that fails
+restarts from its newest checkpoint. --resume continues the runs that are not finished.
 """
 
 import itertools
@@ -54,7 +55,7 @@ class Arguments:
     resume: Path | None = None
     """Continue the unfinished runs in this folder, with their own settings."""
     address: str | None = None
-    """Join the Ray cluster at this address ("auto": the one running on this machine). All its nodes must see the folder."""
+    """Join the Ray cluster at this address ("auto": the one on this machine). All its nodes must see the folder."""
     retries: int = 3
     """Number of times that a run which fails is restarted."""
     weights_of: Annotated[Path | None, tyro.conf.arg(name="from")] = None

@@ -2,8 +2,8 @@
 
     python -m launch.train --env Seaquest --head neurocoder --workers 8 --total-steps 32_000_000
 
-The run's folder holds its settings, its curves for TensorBoard and its checkpoints. One agent step is four emulator frames.
-Ctrl-C or SIGTERM ends a run with a last checkpoint, and --resume continues it.
+The run's folder holds its settings, its curves for TensorBoard and its checkpoints. One agent step is four emulator
+frames. Ctrl-C or SIGTERM ends a run with a last checkpoint, and --resume continues it.
 """
 
 import sys

@@ -1,4 +1,5 @@
-"""Counts the parameters of the paper's Table 7 with the networks of this package: `python -m neurocoder.parameter_counts`.
+"""Counts the parameters of the paper's Table 7 with the networks of this package: `python -m
+neurocoder.parameter_counts`.
 
 The paper and its released code state few of the widths behind that table. A verdict says how well the architecture of a
 row is established. A figure that several architectures may explain has several rows.

@@ -16,7 +16,7 @@ class A3CConfig(ActorCriticConfig):
     fixed: ClassVar[tuple[str, ...]] = (*ActorCriticConfig.fixed, "optimizer")
 
     workers: int | Literal["auto"] = 2
-    """Rollout workers, each a Ray actor. 0 trains in this process, without Ray. auto takes all free cores of the cluster."""
+    """Rollout workers, each a Ray actor. 0: train in this process. auto: take all free cores of the cluster."""
     envs_per_worker: int = 16
     """Games that a worker plays together."""
     cpus_per_worker: int = 1
@@ -24,7 +24,7 @@ class A3CConfig(ActorCriticConfig):
     gpus_per_worker: float = 0.0
     """GPUs that a worker takes; a fraction shares a GPU, 0 runs on the CPU."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of convolutions and LSTM. auto times both on each kind of node and takes the faster one (deterministic: fp32)."""
+    """Precision of convolutions and LSTM. auto times both and takes the faster one (with --deterministic: fp32)."""
     deterministic: bool = False
     """Make two runs with the same settings give bit-identical parameters. Needs --workers 0."""
 
@@ -70,7 +70,7 @@ class A3CConfig(ActorCriticConfig):
         check_known("--precision", self.precision, ("auto", "fp32", "bf16"))
         if self.deterministic and self.workers:
             raise ValueError(
-                f"--deterministic needs --workers 0, but --workers is {self.workers}: asynchronous workers push in any order"
+                f"--deterministic needs --workers 0, but --workers is {self.workers}: workers push in any order"
             )
 
     def learning_rate_at(self, env_steps: int) -> float:

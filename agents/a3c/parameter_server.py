@@ -79,7 +79,10 @@ class ParameterServer:
         return self.precisions.setdefault(node_kind, precision)
 
     def end(self, worker: int) -> int | None:
-        """Notes that a worker has ended. Returns the attempt that its last gradient came from; None without a gradient."""
+        """Notes that a worker has ended.
+
+        Returns the attempt that its last gradient came from; None without a gradient.
+        """
         self._last_heard.pop(worker, None)
         return self._latest.get(worker, (None,))[0]
 

@@ -18,7 +18,9 @@ BF16_MIN_SPEEDUP = 1.1
 
 
 def choose_precision(network: ConvLSTM, config: A3CConfig) -> str:
-    """Returns fp32 or bf16: what is configured, or for "auto" what is faster on this machine. That takes less than a second.
+    """Returns fp32 or bf16: what is configured, or for "auto" what is faster on this machine.
+
+    The test takes less than a second.
 
     GPUs and processors with instructions for bf16 gain: with AVX-512's a run is 1.7 times as fast (docs/results/a3c).
     Others lose as much or more. A deterministic run must not depend on a timing, so "auto" is fp32 there.

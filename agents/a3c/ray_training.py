@@ -1,8 +1,8 @@
 """A3C on Ray: the parameter server and the rollout workers as actors.
 
-Each worker pushes a gradient and receives the newest weights in the answer. Nobody waits for anybody else. A worker that dies
-or hangs is restarted. The parameter server has the only copy of the weights. If it dies, the run ends and can be resumed from
-its newest checkpoint.
+Each worker pushes a gradient and receives the newest weights in the answer. Nobody waits for anybody else. A worker
+that dies or hangs is restarted. The parameter server has the only copy of the weights. If it dies, the run ends and
+can be resumed from its newest checkpoint.
 """
 
 import os
@@ -106,7 +106,7 @@ class RayTraining(Training):
     def __init__(self, config: A3CConfig, snapshot: Snapshot | None, *, address: str | None):
         return_freed_memory()
         self.config = config
-        # A local cluster offers as many CPUs as the workers ask for, so that all of them start on a smaller machine, too.
+        # A local cluster offers as many CPUs as the workers need, so that all of them start on a smaller machine, too.
         cores = os.cpu_count() or 1
         needed = 0 if config.workers == "auto" else config.workers * config.cpus_per_worker
         self.connected = connect(address, cpus=max(needed, cores))
@@ -205,9 +205,8 @@ class RayTraining(Training):
                     f"worker {worker.index} on {self.config.env} has sent no gradient for {silent:.0f} s and is killed"
                 )
                 ray.kill(worker.actor)
-                self.server.end.remote(
-                    worker.index
-                )  # so that it is not killed again before its end is noticed
+                # So that it is not killed again before its end is noticed.
+                self.server.end.remote(worker.index)
 
     @staticmethod
     def _ask(answer: Any) -> Any:

@@ -234,7 +234,10 @@ class RolloutWorker:
         return loss, scalars
 
     def _differentiate(self, loss: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Computes the gradient and clips it. Returns its norm before that, and the norms of its blocks by TensorBoard tag."""
+        """Computes the gradient and clips it.
+
+        Returns its norm before that, and the norms of its blocks by TensorBoard tag.
+        """
         self.gradient.zero_()
         loss.backward()
         sizes = [sum(p.numel() for p in self.network.get_submodule(name).parameters()) for name in BLOCKS]
@@ -245,7 +248,7 @@ class RolloutWorker:
         return norm, {"gradients/norm": norm.item()} | scalars
 
     def _not_finite(self, rewards: Tensor, norm: Tensor) -> str | None:
-        """Names the first NaN or infinity among rewards (T, N) and the gradient with this norm; None if all are finite."""
+        """Names what contains a NaN or an infinity: rewards (T, N) or a part of the gradient. None if all is finite."""
         if not rewards.isfinite().all():
             return "the reward of a game"
         if norm.isfinite():
@@ -256,7 +259,7 @@ class RolloutWorker:
         return "the norm of the gradient"
 
     def _attention(self, hidden: Tensor) -> np.ndarray | None:
-        """The mean attention over a rollout and the attention steps, (3, H, P); None if the actor is no Neurocoder layer."""
+        """The mean attention over rollout and attention steps, (3, H, P); None if the actor is no Neurocoder layer."""
         if not isinstance(self.network.actor, NeurocoderLinear):
             return None
         return self.network.actor.trace(hidden.detach()).attention.mean(dim=(0, 1, 2)).cpu().numpy()

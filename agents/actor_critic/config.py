@@ -54,7 +54,10 @@ class PolicySettings(LayerSettings):
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`. Raises ValueError for names that this version does not know or values of another type."""
+        """The inverse of `to_dict`.
+
+        Raises ValueError for names that this version does not know or values of another type.
+        """
         # Runs from before this setting did not press FIRE there.
         return read_settings(cls, {"fire_after_life_loss": False} | stored)
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
-    """Returns 1 - Var(returns - values) / Var(returns), both (n,). 1 is a perfect critic, 0 is one that knows only the mean.
+    """Returns 1 - Var(returns - values) / Var(returns), both (n,). 1 is a perfect critic, 0 is one that knows only
+    the mean.
 
     NaN if all returns are equal.
     """

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Losses(NamedTuple):
-    """Scalars. Each is summed over the T steps of a rollout, as A3C accumulates gradients, and averaged over its games."""
+    """Scalars, summed over the T steps of a rollout, as A3C accumulates gradients, and averaged over its games."""
 
     policy: Tensor
     value: Tensor

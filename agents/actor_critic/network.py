@@ -12,7 +12,10 @@ BLOCKS = ("convolutions", "lstm", "actor", "critic")
 
 
 def build_network(settings: PolicySettings) -> ConvLSTM:
-    """The actor-critic for the game and with the output layers of these settings. torch's global generator draws the weights."""
+    """The actor-critic for the game and with the output layers of these settings.
+
+    torch's global generator draws the weights.
+    """
     layer, plain = configured_layer(settings.head, settings), nn.Linear
     actor: OutputLayer = layer if settings.head_on in ("actor", "both") else plain
     critic: OutputLayer = layer if settings.head_on in ("critic", "both") else plain

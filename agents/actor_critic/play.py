@@ -33,8 +33,8 @@ def play(
     on_screen: OnScreen | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Episode]:
-    """Plays `episodes` full games side by side. Each is played from its own start to its own end, so that long games count like
-    short ones.
+    """Plays `episodes` full games side by side. Each is played from its own start to its own end, so that long
+    games count like short ones.
 
     Lives are treated as the policy's settings say.
 

@@ -85,12 +85,14 @@ class Policy:
         Args:
             frames: (N, 1, 80, 80) uint8, or one frame (1, 80, 80).
             state: from `initial_state`, or from the last `act`.
-            start: (N,) bool, True where an episode starts with this frame, so that the state before it is zero. Or one bool for all.
+            start: (N,) bool, True where an episode starts with this frame, so that the state before it is zero. Or
+                one bool for all.
             greedy: take the likeliest action; otherwise sample, as in training.
             with_opinion: also return an `Opinion`.
 
         Returns:
-            Actions (N,) int64, or a single integer for one frame. The state after these frames. The opinion, if asked for.
+            Actions (N,) int64, or a single integer for one frame. The state after these frames. The opinion, if
+            asked for.
 
         Raises:
             ValueError: frames of another shape or type, or a state or `start` for another number of games.

@@ -60,7 +60,9 @@ class Regularizer:
         """Takes theta after the optimiser's step."""
 
     def end_task(self, theta: Tensor, fisher: Tensor | None = None) -> None:
-        """Takes theta at the end of a task and, where `uses_fisher`, the task's Fisher information of the same shape."""
+        """Takes theta at the end of a task and, where `uses_fisher`, the task's Fisher information of the same
+        shape.
+        """
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns all that the next tasks need, between two tasks. Empty before the first task has ended."""

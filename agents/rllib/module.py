@@ -1,10 +1,12 @@
 """The Atari policy in RLlib: the network and the state dict of A3C, trained by RLlib's learners.
 
-    config.rl_module(rl_module_spec=RLModuleSpec(NeurocoderRLModule, model_config={"policy": PolicySettings(...).to_dict()}))
+    settings = {"policy": PolicySettings(...).to_dict()}
+    config.rl_module(rl_module_spec=RLModuleSpec(NeurocoderRLModule, model_config=settings))
     config.training(learner_class=LEARNERS["impala"])
 
-The learners add the network's auxiliary loss (the Neurocoder's orthogonality) to RLlib's. They log the same scalars of every
-update as A3C, by TensorBoard tag. RLlib's results have them under (module, `SCALARS`).
+The learners add the network's auxiliary loss (the Neurocoder's orthogonality) to RLlib's. They log the same scalars
+of every update as A3C, by TensorBoard tag. RLlib's results have them under (module, `SCALARS`).
+
 Shapes: B sequences, T steps each, A actions.
 """
 
@@ -80,7 +82,10 @@ class NeurocoderRLModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI):
 
 
 def _hidden(network: ConvLSTM, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Returns the LSTM's outputs (B, T, 512) and its state (B, 512) after the last step. No sequence crosses an episode's end."""
+    """Returns the LSTM's outputs (B, T, 512) and its state (B, 512) after the last step.
+
+    No sequence crosses an episode's end.
+    """
     frames, state = batch[Columns.OBS], batch[Columns.STATE_IN]  # (B, T, 1, 80, 80)
     features = network.features(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])  # (B, T, 1024)
     start = torch.zeros(frames.shape[1::-1], dtype=torch.bool, device=frames.device)  # (T, B)

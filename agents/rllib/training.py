@@ -36,8 +36,8 @@ MODULE = "default_policy"
 class RLlibTraining(Training):
     """An RLlib algorithm that trains `NeurocoderRLModule`.
 
-    A snapshot has the weights and Adam's statistics. What else RLlib adapts starts from its first value again: the KL coefficient
-    of PPO and APPO.
+    A snapshot has the weights and Adam's statistics. What else RLlib adapts starts from its first value again: the
+    KL coefficient of PPO and APPO.
     """
 
     def __init__(self, config: RLlibConfig, snapshot: Snapshot | None = None, *, address: str | None = None):
@@ -177,7 +177,10 @@ def algorithm_config(config: RLlibConfig) -> AlgorithmConfig:
 
 
 def _restore(learner: Learner, statistics: dict[str, torch.Tensor]) -> None:
-    """Gives a learner Adam's statistics. Copies the target network again, which APPO has copied from a random policy."""
+    """Gives a learner Adam's statistics.
+
+    Copies the target network again, which APPO has copied from a random policy.
+    """
     load_optimizer_state(_adam(learner), statistics)
     module = learner.module[MODULE].unwrapped()
     if hasattr(module, "target"):
@@ -194,7 +197,10 @@ def _updates(adam: torch.optim.Optimizer) -> int:
 
 
 def _log_game_before(*, episode: Any, metrics_logger: Any, **_: Any) -> None:
-    """Logs the game that ended in the reset, if any. RLlib calls this once an episode, even if it cuts the episode into pieces."""
+    """Logs the game that ended in the reset, if any.
+
+    RLlib calls this once an episode, even if it cuts the episode into pieces.
+    """
     _log_finished_game(episode.get_infos(0), metrics_logger)
 
 

@@ -27,8 +27,8 @@ from agents.runs.transfer import start_from
 Callback = Callable[[int, Metrics | None], bool | None]
 """Takes the agent steps so far and what happened since the last call. Returns True to stop the run.
 
-It is called about once a second. It is called without metrics when training has started, and when training has ended. True at the
-end prevents the last games."""
+It is called about once a second. It is called without metrics when training has started, and when training has
+ended. True at the end prevents the last games."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,10 @@ def train(
 
 
 def _train(run: AtariRun, callback: Callback) -> bool:
-    """Trains to the end. Returns True if the callback stopped the run. Whatever fails, what was learnt is saved first."""
+    """Trains to the end.
+
+    Returns True if the callback stopped the run. Whatever fails, what was learnt is saved first.
+    """
     try:
         while not run.finished:
             metrics = run.advance()

@@ -24,10 +24,12 @@ def start_from(run: Path, config: ActorCriticConfig) -> tuple[Snapshot, list[str
         run: a run folder, whose newest whole checkpoint is taken, or a checkpoint folder.
 
     Returns:
-        The snapshot, and lines for people: one about the weights that are used, and one for each output layer that starts fresh.
+        The snapshot, and lines for people: one about the weights that are used, and one for each output layer that
+            starts fresh.
 
     Raises:
-        ValueError: no checkpoint there, none that can be used, or a network that differs in more than its output layers.
+        ValueError: no checkpoint there, none that can be used, or a network that differs in more than its output
+            layers.
     """
     source, settings = _newest(run)
     theirs = source.tensors["parameters"]

@@ -1,4 +1,6 @@
-"""Gradients as CUDA graphs: one call starts the hundreds of small kernels of a step, so the GPU never waits for Python."""
+"""Gradients as CUDA graphs: one call starts the hundreds of small kernels of a step, so the GPU never waits for
+Python.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -113,9 +113,8 @@ def flip_and_shift(pictures: Tensor, pixels: int = 4) -> Tensor:
     count, _, height, width = pictures.shape
     device = pictures.device
     padded = F.pad(pictures, (pixels,) * 4)
-    rows = torch.arange(height, device=device) + torch.randint(
-        2 * pixels + 1, (count, 1), device=device
-    )  # (B, H)
+    down = torch.randint(2 * pixels + 1, (count, 1), device=device)  # (B, 1)
+    rows = torch.arange(height, device=device) + down  # (B, H)
     columns = torch.arange(width, device=device).expand(count, -1)  # (B, W)
     columns = torch.where(torch.rand(count, 1, device=device) < 0.5, columns.flip(-1), columns)
     columns = columns + torch.randint(2 * pixels + 1, (count, 1), device=device)

@@ -34,9 +34,9 @@ class RunArguments(Generic[Config]):
     resume: Path | None = None
     """Continue the run in this folder. Other flags override its settings."""
     address: str | None = None
-    """Join the Ray cluster at this address ("auto": the one running on this machine) instead of starting a local one."""
+    """Join the Ray cluster at this address ("auto": the one on this machine) instead of starting a local one."""
     weights_of: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """Start from the weights of this run or checkpoint folder, of any game. Output layers of another size start fresh."""
+    """Start from the weights of this run or checkpoint, of any game. Output layers of another size start fresh."""
     recording: Annotated[Recording, tyro.conf.arg(name="")] = field(default_factory=Recording)
 
     def defaults(self) -> Self:

@@ -1,4 +1,4 @@
-"""How a command refuses what cannot be: one line on stderr, and an exit status."""
+"""How a command refuses wrong use: one line on stderr, and an exit status."""
 
 import socket
 import sys
@@ -13,7 +13,7 @@ def fail(message: object, *, status: int = 2) -> NoReturn:
 
 
 def check_address(address: str) -> None:
-    """ValueError if nobody listens at host:port: Ray itself would wait there for many minutes."""
+    """Raises ValueError if nobody listens at host:port. Ray itself would wait there for many minutes."""
     if address == "auto":
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -28,8 +28,8 @@ def check_address(address: str) -> None:
 
 
 def has_gpu() -> bool:
-    """Whether PyTorch sees a GPU on this machine."""
-    # Without any of these there is none (NVIDIA, AMD, Windows Subsystem for Linux), and no need to load torch to see it.
+    """Returns True if PyTorch sees a GPU on this machine."""
+    # A machine without these devices (NVIDIA, AMD, Windows Subsystem for Linux) has no GPU, and torch is not loaded.
     if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")):
         return False
     import torch
@@ -38,6 +38,6 @@ def has_gpu() -> bool:
 
 
 def require_gpu(flag: str) -> None:
-    """ValueError, naming the flag that asks for a GPU, where there is none."""
+    """Raises ValueError, with the flag that asks for a GPU, if there is none."""
     if not has_gpu():
         raise ValueError(f"{flag} asks for a GPU, but PyTorch sees none here; leave it out to run on the CPU")

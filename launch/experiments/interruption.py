@@ -5,19 +5,21 @@ from types import FrameType
 
 
 class Interruption:
-    """Notes the first SIGINT or SIGTERM, so that a run can write its last checkpoint; the second one ends it at once."""
+    """Notes the first SIGINT or SIGTERM, so that a run can write its last checkpoint; the second one ends it at
+    once.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self.listen()
 
     def listen(self) -> None:
-        """Takes over the signals; again after a library, Ray for one, has put its own handler there."""
+        """Takes over the signals. To be called again after a library, such as Ray, has installed its own handler."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
 
     def release(self) -> None:
-        """From here on a signal ends the process at once."""
+        """Gives the signals back: from now on one ends the process at once."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
 
@@ -29,5 +31,5 @@ class Interruption:
 
     @property
     def exit_status(self) -> int:
-        """As a shell reports a process ended by the signal: 130 for SIGINT, 143 for SIGTERM; 0 without one."""
+        """What a shell reports of a process that a signal ended: 130 for SIGINT, 143 for SIGTERM. 0 without a signal."""
         return 0 if self.signal is None else 128 + self.signal

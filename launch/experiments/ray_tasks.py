@@ -247,7 +247,7 @@ def attempt(execute: Execute, run: Path, progress: Progress) -> str | None:
 
     If training failed, the error names the checkpoint from which --resume would continue.
     """
-    # Of an earlier attempt.
+    # An earlier attempt may have left one.
     (run / FAILED).unlink(missing_ok=True)
     try:
         execute(run, progress)

@@ -1,4 +1,5 @@
-"""One A3C run as a trial of Ray Tune. Its folder holds all of its state, so a trial that is started again continues there.
+"""One A3C run as a trial of Ray Tune. Its folder holds all of its state, so a trial that is started again continues
+there.
 
 Sweeps run as trials of Tune, because a run has several actors and Tune reserves a placement group for them.
 `launch.experiments.ray_tasks` is for runs that are a single process each.

@@ -19,8 +19,8 @@ def finished(sweep: Path) -> list[dict[str, Any]]:
 def table(results: list[dict[str, Any]]) -> str:
     """Returns the interquartile mean over runs and its interval, for each game, head and learning rate.
 
-    More lines pool all games, human-normalised: 0 is random play, 1 human play. A run's score is the mean return of its last three
-    evaluations.
+    More lines pool all games, human-normalised: 0 is random play, 1 human play. A run's score is the mean return of
+    its last three evaluations.
     """
     groups: dict[tuple[str, str, float], list[float]] = defaultdict(list)
     for result in results:
