@@ -48,22 +48,21 @@ class NeurocoderSettings(Settings):
     steps: int = 0
     """The number of recurrent attention steps (J). 0 is the linear controller, which the paper labels J = 1."""
     least_used: int = 0
-    """The number of least-used slots considered at each step (l_I). 0 switches usage-based attention off. The linear
-    controller ignores this setting."""
+    """The number of least-used slots considered at each step (l_I). 0: none. The linear controller ignores them."""
     gate_from: Literal["input", "signal"] = "input"
-    """Source of the gates between attention and least-used slots. "input", as in the released code, has one gate
-    for all steps. "signal", the composition signal of the paper's text, has a gate for each step."""
+    """Source of the gates between attention and least-used slots.
+    "input", as in the released code, has one gate for all steps.
+    "signal", the composition signal of the paper's text, has a gate for each step."""
     residual: bool = True
     """Add the gated residual program, a matrix R that is the same for all inputs."""
     keys: Literal["generated", "learned"] = "generated"
     """Compute the keys from the slot contents, or learn them as parameters."""
     gain: float = 1.0
-    """Factor of the initial vectors in the memory. The first programs scale with its square. The released code
-    has 1."""
+    """Factor of the initial vectors in the memory. The first programs scale with its square."""
     beta: float | None = 10.0
-    """Inverse temperature of the attention: a larger value is sharper. None takes the value of the released code.
-    That is 10 / key_dim with the recurrent controller, and 1 / key_dim with the linear one, where attention is
-    nearly uniform."""
+    """Inverse temperature of the attention: a larger value is sharper. None takes the value of the released code:
+    10 / key_dim with the recurrent controller.
+    1 / key_dim with the linear controller, where attention is nearly uniform."""
     orthogonality_weight: float = 0.1
     """Weight of the orthogonality loss (a)."""
     variant: Literal["paper", "release"] = "paper"

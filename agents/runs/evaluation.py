@@ -63,7 +63,7 @@ def evaluate(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Makes torch compute with one thread: with small batches a second one only slows a training run beside it."""
+    """Makes torch compute with one thread: with small batches a second one only slows training on the same machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
