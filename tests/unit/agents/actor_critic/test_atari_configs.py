@@ -43,7 +43,7 @@ ALL_CHANGED = A3CConfig(
 
 
 def changed(flag: str, value: object) -> A3CConfig:
-    """The default settings with one of them altered, named as on the command line."""
+    """Returns the default settings with a change of one, which is named as on the command line."""
     *group, name = flag.removeprefix("--").replace("-", "_").split(".")
     if not group:
         return replace(A3CConfig(), **{name: value})
@@ -64,7 +64,7 @@ def test_the_changed_settings_above_change_every_field():
     assert [name for name, value in defaults.items() if altered[name] == value] == []
 
 
-def test_settings_of_layers_that_an_older_version_did_not_have_are_the_defaults():
+def test_layers_without_stored_settings_have_their_defaults():
     stored = ALL_CHANGED.to_dict()
     for group in ("film", "moe", "nsm"):
         del stored[group]
@@ -83,7 +83,7 @@ def test_settings_in_range_are_accepted_and_give_the_settings_of_the_game(config
     assert config.game() == replace(resolve(config.env), **lives)
 
 
-def test_settings_from_before_fire_was_pressed_after_a_lost_life_say_so():
+def test_settings_stored_before_fire_was_pressed_after_a_lost_life_do_not_press_it():
     saved = A3CConfig().to_dict()
     del saved["fire_after_life_loss"]
     assert A3CConfig.from_dict(saved) == replace(A3CConfig(), fire_after_life_loss=False)
@@ -172,7 +172,7 @@ def test_every_layer_can_be_a_head(head, head_on):
         assert layer(torch.zeros(3, 512)).shape == getattr(plain, name)(torch.zeros(3, 512)).shape
 
 
-def test_a_head_that_is_misspelt_is_refused_with_the_nearest_name():
+def test_a_misspelt_head_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match="did you mean neurocoder"):
         replace(A3CConfig(), head="neurocodr").check()
 

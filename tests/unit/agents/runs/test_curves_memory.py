@@ -1,4 +1,4 @@
-"""TensorBoard curves of an A3C run."""
+"""Memory of the TensorBoard curves of an A3C run."""
 
 import gc
 
@@ -13,11 +13,13 @@ def test_pictures_of_the_attention_are_written_and_do_not_stay_in_memory(tmp_pat
 
     curves = Curves(tmp_path, frame_skip=4, env_steps=0, warn=print)
     attention = np.full((3, 15, 80), 1 / 80)
-    curves.write_attention(attention, 100)  # the first one sets matplotlib up
-    gc.disable()  # no collection by chance
+    # The first picture sets matplotlib up.
+    curves.write_attention(attention, 100)
+    # The garbage collection must not hide figures that stay.
+    gc.disable()
     try:
         curves.write_attention(attention, 200)
-        left = [found for found in gc.get_objects() if type(found) is Figure]
+        left = [thing for thing in gc.get_objects() if type(thing) is Figure]
     finally:
         gc.enable()
     curves.close()

@@ -1,4 +1,4 @@
-"""Playing with a policy against a plain loop over one game after another."""
+"""Games played with a policy against a plain loop over one game after another."""
 
 from dataclasses import replace
 
@@ -17,7 +17,10 @@ GAMES, SEED = 3, 5
 
 
 def policy_for(settings: AtariSettings) -> Policy:
-    """Its choices hang on the whole history: large weights, and biases that leave no action the likeliest for ever."""
+    """Makes a policy whose choices depend on the whole history.
+
+    Its weights are large, and its biases leave no action the likeliest for ever.
+    """
     torch.manual_seed(0)
     network = ConvLSTM(action_count(settings.rom)).requires_grad_(False)
     network.lstm.weight_hh *= 4
@@ -33,7 +36,7 @@ def policy_for(settings: AtariSettings) -> Policy:
 
 
 def played_by_hand(policy: Policy, game: int) -> tuple[list[int], Episode]:
-    """One game until its end, greedily, with an LSTM cell stepped by hand: all actions given, and the game as it ended."""
+    """Plays one game greedily with an LSTM cell stepped by hand. Returns all actions and the finished game."""
     games, network = AtariGames(policy.settings, 1), policy.network
     frames, actions = games.reset([SEED], first=game), []
     empty = torch.zeros(1, 512)
@@ -61,7 +64,7 @@ def played_by_hand(policy: Policy, game: int) -> tuple[list[int], Episode]:
     [PONG, BREAKOUT, replace(BREAKOUT, life_loss_terminates=True)],
     ids=["Pong", "Breakout", "Breakout by lives"],
 )
-def test_a_policy_acts_as_in_a_plain_loop_over_its_own_history(settings):
+def test_a_policy_acts_like_a_plain_loop_over_its_history(settings):
     policy, screens = policy_for(settings), []
     episodes = play(policy, episodes=GAMES, seed=SEED, greedy=True, on_screen=screens.append)
     by_hand = [played_by_hand(policy, game) for game in range(GAMES)]
@@ -79,14 +82,14 @@ def test_a_policy_acts_as_in_a_plain_loop_over_its_own_history(settings):
 
 
 def test_the_recurrent_state_is_emptied_after_a_lost_life_only_where_that_ends_an_episode():
-    """The same network then takes other actions, so that the comparison with a plain loop can tell the two apart."""
+    """The same network takes other actions in the two cases, so the comparison with a plain loop can distinguish them."""
     carried, _ = played_by_hand(policy_for(BREAKOUT), 0)
     emptied, _ = played_by_hand(policy_for(replace(BREAKOUT, life_loss_terminates=True)), 0)
     assert carried != emptied and carried[:20] == emptied[:20]
 
 
-class Remembering:
-    """In the place of a policy: its actions hang on every frame of the episode, since its state is a digest of them."""
+class DigestPolicy:
+    """Stands in for a policy. Its state is a digest of all frames of the episode, and decides the action."""
 
     def __init__(self, settings: AtariSettings):
         self.settings = settings
@@ -104,10 +107,10 @@ class Remembering:
 
 
 @pytest.mark.parametrize("life_loss_terminates", [False, True], ids=["games", "lives"])
-def test_a_game_that_has_ended_is_not_stepped_again_and_the_others_go_on_as_alone(
+def test_a_game_that_has_ended_is_not_stepped_again_and_the_others_continue_as_if_alone(
     life_loss_terminates, monkeypatch
 ):
-    policy = Remembering(replace(BREAKOUT, life_loss_terminates=life_loss_terminates))
+    policy = DigestPolicy(replace(BREAKOUT, life_loss_terminates=life_loss_terminates))
     step, given, ended, progress = AtariGames.step, {}, set(), []
 
     def watched(games, actions):
@@ -119,7 +122,7 @@ def test_a_game_that_has_ended_is_not_stepped_again_and_the_others_go_on_as_alon
         return answer
 
     monkeypatch.setattr(AtariGames, "step", watched)
-    play(policy, episodes=GAMES, seed=SEED, on_progress=lambda *told: progress.append(told))
+    play(policy, episodes=GAMES, seed=SEED, on_progress=lambda *counts: progress.append(counts))
     monkeypatch.undo()
     lengths = [len(actions) for actions in given.values()]
     assert len(set(lengths)) > 1
