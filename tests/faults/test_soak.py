@@ -1,4 +1,4 @@
-"""Half an hour of training after a warm-up: nothing grows. `make test-soak`."""
+"""Half an hour of training after a warm-up, in which nothing may grow. Run it with `make test-soak`."""
 
 import time
 from collections import defaultdict
@@ -15,20 +15,26 @@ from agents.runs.recorder import Recorder
 from agents.runs.recording import Recording
 
 WARM_UP, MINUTES = 15, 45
-WINDOW = 5  # minutes after the warm-up and at the end, that are compared
-STORE = 500e6  # bytes; what is under way at a time are snapshots, gradients and weights of 13 MB each
+# Minutes after the warm-up, which are compared with as many at the end.
+WINDOW = 5
+# Most bytes of the object store in use. A snapshot, a gradient and the weights have 13 MB each.
+STORE = 500e6
 
 
 @pytest.mark.soak
-def test_memory_and_files_of_every_process_and_the_object_store_stay_as_they_are(tmp_path):
-    """Pages of the object store count to every process that has looked at them, up to the whole store, whatever is in it; they
-    are measured apart. A snapshot's 13 MB come and go, and so does what an allocator keeps: medians of five minutes are compared.
-    Ray's raylet reaches its size in steps of a megabyte, of 36, during the first quarter of an hour."""
+def test_memory_and_files_of_every_process_and_the_object_store_do_not_grow(tmp_path):
+    """Compares medians of five minutes.
+
+    Pages of the object store count for every process that has looked at them, up to the whole store. They are therefore measured
+    apart. A snapshot's 13 MB come and go, and so does the memory that an allocator keeps. Ray's raylet reaches its 36 MB in steps of
+    a megabyte during the first quarter of an hour.
+    """
     config = A3CConfig(env="Pong", head="neurocoder", workers=2, envs_per_worker=4, total_steps=10**9)
     memory: dict[psutil.Process, list[tuple[float, int]]] = defaultdict(list)  # (minutes, bytes)
     files: dict[psutil.Process, list[tuple[float, int]]] = defaultdict(list)
     names: dict[psutil.Process, str] = {}
-    touched = 0  # bytes of the object store that one process has looked at
+    # Most bytes of the object store that one process has looked at.
+    touched = 0
     start = looked = time.monotonic()
     with RunFolder.create(tmp_path / "run") as folder, start_training(config) as training:
         recording = Recording(checkpoint_every=2_000, keep=2, evaluate_every=2_000, evaluate_games=2)
@@ -49,7 +55,8 @@ def test_memory_and_files_of_every_process_and_the_object_store_stay_as_they_are
         assert training.drain().env_steps > 10_000
 
     watched = [p for p, looks in memory.items() if looks[0][0] < WARM_UP and looks[-1][0] > MINUTES - 1]
-    assert len(watched) >= 7  # driver, server, two workers, the evaluation, Ray's server and raylet
+    # The driver, the server, two workers, the evaluation, Ray's server and its raylet.
+    assert len(watched) >= 7
     grown = [
         f"{names[process]}: {before / 1e6:.1f} MB, then {after / 1e6:.1f} MB"
         for process in watched
@@ -67,7 +74,7 @@ def test_memory_and_files_of_every_process_and_the_object_store_stay_as_they_are
 
 
 def resident_bytes(pid: int) -> dict[str, int]:
-    """Resident memory by kind: `RssAnon` (its own), `RssFile` (code and mapped files), `RssShmem` (the object store)."""
+    """Returns resident bytes by kind: `RssAnon` (private), `RssFile` (code, mapped files), `RssShmem` (object store)."""
     rows = (
         row.split() for row in Path(f"/proc/{pid}/status").read_text().splitlines() if row.startswith("Rss")
     )
@@ -75,6 +82,6 @@ def resident_bytes(pid: int) -> dict[str, int]:
 
 
 def early_and_late(looks: list[tuple[float, int]]) -> tuple[float, float]:
-    """The medians of the first window after the warm-up and of the last."""
+    """Returns the medians of the first window after the warm-up and of the last window."""
     early = median(value for minutes, value in looks if WARM_UP <= minutes < WARM_UP + WINDOW)
     return early, median(value for minutes, value in looks if minutes >= MINUTES - WINDOW)

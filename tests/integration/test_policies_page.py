@@ -1,4 +1,4 @@
-"""docs/policies.md does what it says."""
+"""The examples of docs/policies.md run as they are printed."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ CONFIG = A3CConfig(env="Pong", head="neurocoder")
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch) -> Path:
-    """The present folder, with runs/pong: a policy that nobody has trained. Its games are cut after 200 steps."""
+    """The current folder, with an untrained policy in runs/pong. Its games are cut after 200 steps."""
     monkeypatch.chdir(tmp_path)
     game = A3CConfig.game
     monkeypatch.setattr(A3CConfig, "game", lambda config: replace(game(config), max_frames=800))
