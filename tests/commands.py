@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,10 @@ def finished(process: subprocess.Popen) -> str:
     return output
 
 
-def refusal(module: str, *arguments: object, folder: Path = ROOT, **environment: str) -> str:
-    """Runs a command that must refuse its arguments. Returns the one line of its error."""
-    process = start(module, *arguments, folder=folder, **environment)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 2 and output == ""
+def refusal(module: str, *arguments: object) -> str:
+    """Runs a command in this process that must refuse its arguments. Returns the one line of its error."""
+    status, output, errors = in_this_process(import_module(f"launch.{module}").main, *arguments)
+    assert (status, output) == (2, ""), errors
     assert errors.startswith("error: ") and errors.count("\n") == 1, errors
     return errors
 
