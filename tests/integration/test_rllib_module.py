@@ -38,6 +38,13 @@ def module(request) -> NeurocoderRLModule:
     )
 
 
+# The mixture of experts samples noise in training.
+WITHOUT_NOISE = pytest.mark.parametrize(
+    "module", [layer for layer in LAYERS if layer != "moe"], indirect=True
+)
+TWO_LAYERS = pytest.mark.parametrize("module", ["mlp", "neurocoder"], indirect=True)
+
+
 def batch(sequences: int, steps: int, seed: int = 0) -> dict:
     random = torch.Generator().manual_seed(seed)
     return {
@@ -53,6 +60,7 @@ def test_a_module_has_the_state_dict_of_an_a3c_policy(module):
     )
 
 
+@WITHOUT_NOISE
 @torch.no_grad()
 def test_training_on_sequences_computes_the_same_as_playing_step_by_step(module):
     given = batch(sequences=3, steps=5)
@@ -72,6 +80,7 @@ def test_training_on_sequences_computes_the_same_as_playing_step_by_step(module)
         torch.testing.assert_close(trained[Columns.STATE_OUT][name], last, rtol=1e-3, atol=1e-5)
 
 
+@WITHOUT_NOISE
 @torch.no_grad()
 def test_a_target_network_is_a_copy_that_does_not_change_with_the_policy(module):
     module.make_target_networks()
@@ -100,7 +109,8 @@ def play_by_hand(module: NeurocoderRLModule, settings: AtariSettings, seed: int)
             return step.episodes[0]
 
 
-def test_a_module_plays_a_game_as_its_policy_does_in_an_evaluation(module):
+@TWO_LAYERS
+def test_a_module_plays_a_game_like_its_policy_in_an_evaluation(module):
     # Without a preference for FIRE, no game would end.
     with torch.no_grad():
         module.policy.actor.bias += torch.tensor([0.0, 0.001, 0.0, 0.0])
@@ -147,6 +157,7 @@ def test_scalars_equal_a_slow_loop_over_the_steps_that_are_not_padding():
     assert scalars == pytest.approx(expected, rel=1e-4)
 
 
+@TWO_LAYERS
 def test_gradient_norms_are_those_of_the_blocks_before_clipping(module):
     class Clipping:
         def postprocess_gradients_for_module(self, *, module_id, config, module_gradients_dict):
