@@ -7,7 +7,9 @@ folder = pytest.StashKey[tempfile.TemporaryDirectory]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Gives Ray a temporary folder for its token and its logs, and switches off its usage reports. Subprocesses inherit both.
+    """Gives Ray a temporary folder for its token and its logs, and switches off its usage reports.
+
+    Subprocesses inherit both.
 
     Ray reads the environment when a test module imports it. Its sockets need a short path.
     """

@@ -1,7 +1,8 @@
-"""Speed of A3C on an Atari game with learning on, compared with the classic worker, with its own bound and with RLlib's IMPALA.
+"""Speed of A3C on an Atari game with learning on.
 
-Run it with `make bench-a3c` on a quiet machine. Rates are agent steps a second of all workers together.
-The bound of a worker that plays and learns in turn is 1 / (1 / games only + 1 / gradients only).
+Run this benchmark with `make bench-a3c` on a quiet machine. It compares A3C with the classic worker, with the
+bound of a worker and with RLlib's IMPALA. Rates are agent steps a second of all workers together. The
+bound of a worker that plays and learns in turn is 1 / (1 / games only + 1 / gradients only).
 """
 
 import argparse
@@ -59,7 +60,7 @@ def measure_parts(config: A3CConfig, timing: dict[str, Any]) -> Iterator[tuple[s
 def measure_by_turns(
     configs: dict[str, A3CConfig], *, windows: int, seconds: float, warm_up: float
 ) -> dict[str, list[Trained]]:
-    """Makes one run of one window for each, round after round, so that disturbances of the machine fall on all of them."""
+    """Makes one run of one window for each, round after round, so that disturbances fall on all of them."""
     runs: dict[str, list[Trained]] = {name: [] for name in configs}
     for number in range(1, windows + 1):
         for name, config in configs.items():

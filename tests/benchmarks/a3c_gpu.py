@@ -1,6 +1,7 @@
-"""Speed of A3C with its workers on one GPU, learning on: 1, 2 and 4 workers that share the GPU and all cores.
+"""Speed of A3C with learning on and its workers on one GPU.
 
-Rates are agent steps a second of all workers together. The use of the GPU is nvidia-smi's: the share of time in which it has work.
+1, 2 and 4 workers share the GPU and all cores. Rates are agent steps a second of all workers together. The
+use of the GPU, as nvidia-smi reports it, is the share of time in which the GPU has work.
 
     python -m tests.benchmarks.a3c_gpu
 """

@@ -1,8 +1,9 @@
-"""A3C as the paper's time wrote it, for comparison: processes with one game each, which share a model without locks.
+"""A3C as it was written at the time of its paper, for comparison.
 
-Every step runs the whole network on one frame, in single precision and torch's default layout. After 20 steps their whole graph
-is differentiated, and the gradients go to an Adam that the processes share, as in rl_a3c_pytorch. The games are those of
-`envs.atari`, which are faster than the wrappers of that time.
+Processes with one game each share a model without locks. Every step runs the whole network on one frame, in
+single precision and torch's default layout. After 20 steps their whole graph is differentiated, and the
+gradients go to an Adam that the processes share, as in rl_a3c_pytorch. The games are those of `envs.atari`,
+which are faster than the wrappers of that time.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
-"""Speed of continual learning on Split MNIST: training steps of each layer, and whole runs of the paper's Table 5.
+"""Speed of continual learning on Split MNIST: training steps, and whole runs of the paper's Table 5.
 
-Run it with `make bench-continual` on a quiet machine. A layer's step is compared with the plain layer's. Table 5 has six methods,
-three layers and ten seeds. The runs are real: one seed of each of the 18 configurations on one thread, with their loading of data,
-importances and evaluations.
+Run this benchmark with `make bench-continual` on a quiet machine. A layer's step is compared with the plain layer's.
+Table 5 has six methods, three layers and ten seeds. The runs are real: one seed of each of the 18
+configurations on one thread, with their loading of data, importances and evaluations.
 """
 
 import argparse

@@ -1,8 +1,9 @@
-"""The cost of evaluations during a run: agent steps a second of the workers, by turns with an evaluation and without.
+"""The cost of evaluations during a run: agent steps a second, by turns with an evaluation and without.
 
     python -m tests.benchmarks.evaluation --env Pong --workers 2 --rounds 5 --seconds 30
 
-The evaluation plays without a pause, which is the most it can cost. A run pauses until the next `--evaluate-every` steps are taken.
+The evaluation plays without a pause, which is the most it can cost. A run pauses until the next
+`--evaluate-every` steps are taken.
 """
 
 import argparse
@@ -26,7 +27,10 @@ from tests.unit.agents.runs.saved_runs import save
 def steps_per_second(
     training: Training, evaluator: Evaluator | None, checkpoint: Path, seconds: float
 ) -> tuple[float, int]:
-    """Returns agent steps a second, and the number of evaluations that ended. Nothing is evaluated without an evaluator."""
+    """Returns agent steps a second, and the number of evaluations that ended.
+
+    Nothing is evaluated without an evaluator.
+    """
     first, began, ended = training.drain().env_steps, time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
         if evaluator is not None:

@@ -1,7 +1,7 @@
-"""Speed of the output layers: training steps of whole networks with and without them, and of the layer alone.
+"""Speed of the output layers: training steps of whole networks, and of the layer alone.
 
-Run it with `make bench-layer` on a quiet machine. The layer alone is compared with programs that are built for every input. The
-ratio in a table is to its first row, in the same round.
+Run this benchmark with `make bench-layer` on a quiet machine. The layer alone is compared with programs that are built
+for every input. The ratio in a table is to its first row, in the same round.
 """
 
 import argparse

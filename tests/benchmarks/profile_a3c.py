@@ -1,7 +1,8 @@
-"""The parts of a worker's time. Run it with `make profile-a3c` on a quiet machine.
+"""The parts of a worker's time.
 
-It prints the shares for one worker with the parameter server in one process, and writes a trace for https://ui.perfetto.dev. Then
-py-spy draws the stacks of a run on Ray: server, workers and driver.
+Run this profiler with `make profile-a3c` on a quiet machine. It prints the shares for one worker with the
+parameter server in one process, and writes a trace for https://ui.perfetto.dev. Then py-spy draws the
+stacks of a run on Ray: server, workers and driver.
 """
 
 import argparse

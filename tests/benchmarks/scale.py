@@ -1,7 +1,9 @@
-"""The number of workers that one parameter server can serve. Run it with `make bench-scale` on a quiet machine.
+"""The number of workers that one parameter server can serve.
 
-It measures runs with 1, 2, ... workers: a worker's time for an update, and a push's cost to the server while others wait. From these
-times it simulates more workers than the machine has cores, each with a core to itself and without a network.
+Run this benchmark with `make bench-scale` on a quiet machine. It measures runs with 1, 2, ... workers: a
+worker's time for an update, and a push's cost to the server while others wait. From these times the
+benchmark simulates more workers than the machine has cores, each with a core to itself and without a
+network.
 """
 
 import argparse
@@ -57,7 +59,7 @@ def service_seconds(
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draws agent steps a second and time in the queue against workers, a curve for each optimiser and size of push."""
+    """Draws steps a second and time in the queue against workers, for each optimiser and size of push."""
     import matplotlib
 
     matplotlib.use("agg")

@@ -1,10 +1,11 @@
-"""Steepness of an actor's output layer: singular values of its derivative, and the effect of one step of Adam on the policy.
+"""Steepness of an actor's output layer: singular values, and the effect of one step of Adam.
 
-    python -m tests.benchmarks.steepness                  fresh layers: the plain head, and Neurocoder's at several settings
-    python -m tests.benchmarks.steepness CHECKPOINT ...   saved policies of A3C, over one game that each plays
+    python -m tests.benchmarks.steepness                  fresh layers: the plain head, and Neurocoder's
+    python -m tests.benchmarks.steepness CHECKPOINT ...   saved policies of A3C, over one game each
 
-The derivative is that of the logits by the LSTM's output. The mean of all logits is subtracted first, since the policy does not
-depend on it. For A actions, A - 1 directions are left.
+The singular values are those of the layer's derivative. The derivative is that of the logits by the LSTM's
+output. The mean of all logits is subtracted first, since the policy does not depend on it. A - 1
+directions are left for A actions.
 """
 
 import argparse
@@ -31,7 +32,7 @@ LEARNING_RATE = 5e-4
 
 
 def singular_values(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """Returns those of the centred derivative of layer(inputs), (A - 1,), largest first: medians over inputs (B, d)."""
+    """Returns those of the derivative of the centred logits, (A - 1,), as medians over inputs (B, d)."""
     inputs = inputs.detach().requires_grad_()
     outputs = layer(inputs)
     rows = [torch.autograd.grad(logit.sum(), inputs, retain_graph=True)[0] for logit in outputs.unbind(1)]
@@ -40,7 +41,10 @@ def singular_values(layer: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def first_step(layer: nn.Module, inputs: Tensor) -> float:
-    """Makes a step of Adam on random advantages. Returns the KL divergence of the policy before it from that after it, in nats."""
+    """Makes a step of Adam on random advantages.
+
+    Returns the KL divergence of the policy before the step from the policy after it, in nats.
+    """
     optimizer = torch.optim.Adam(layer.parameters(), lr=LEARNING_RATE)
     before = layer(inputs).log_softmax(dim=-1)
     action = torch.multinomial(before.detach().exp(), 1)

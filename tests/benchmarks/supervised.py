@@ -1,8 +1,8 @@
-"""Speed of training steps of every Main Network with every layer, and the duration of whole runs at that speed.
+"""Speed of training steps of every Main Network with every layer, and the duration of whole runs.
 
-Run it with `make bench-supervised` on a quiet machine. A layer's step is compared with the plain layer's. A step has everything
-that a run has: fresh data, the layers' own losses, the optimiser. Images are random bytes of the right size, which take as long as
-real ones.
+Run this benchmark with `make bench-supervised` on a quiet machine. A layer's step is compared with the plain layer's. A
+step has everything that a run has: fresh data, the layers' own losses, the optimiser. Images are random
+bytes of the right size, which take as long as real ones.
 """
 
 import argparse

@@ -33,11 +33,11 @@ from tests.benchmarks.measure import machine, show
 STOP_AFTER = RECENT_EPISODES
 # The mean of this number of last training games decides which checkpoints play.
 LAST_GAMES = 10
-# That mean lags: a checkpoint whose mean is this far below the score may already reach it.
+# That mean lags: a checkpoint whose mean is this far below the score may already have reached the score.
 LAG = 8.0
 # Full games that a checkpoint is judged by.
 GAMES = 10
-# Games that the first checkpoint at the score plays to confirm it.
+# Games that the first checkpoint at the score plays to confirm the score.
 CONFIRMATION = dict(episodes=30, seed=2)
 COLUMNS = (
     "head", "seed", "reached", "minutes", "agent_steps", "mean", "confirmed_mean", "confirmed_low",
@@ -86,7 +86,10 @@ def train(command: list[str], run: Path, score: float) -> float:
 def first_to_hold(
     score: float, checkpoints: Iterable[Path], play: Callable[[Path], float]
 ) -> tuple[Path, float] | None:
-    """Returns the first of two checkpoints in a row that both play to this mean, and its mean. They come oldest first."""
+    """Returns the first of two checkpoints in a row that both play to this mean, and its mean.
+
+    They come oldest first.
+    """
     before = None
     for checkpoint in checkpoints:
         mean = play(checkpoint)

@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from agents.runs.checkpoints import list_checkpoints, load_newest
-from tests.commands import curves, finished, refusal, start, wait_for
+from launch import evaluate
+from tests.commands import curves, finished, in_this_process, refusal, start, wait_for
 from tests.unit.agents.a3c.reports import ROLLOUT_TAGS
 
 TAGS = {
@@ -103,7 +104,10 @@ def test_a_checkpoint_folder_alone_is_evaluated_with_sticky_actions_if_asked(tra
     folder, _ = trained
     checkpoint = shutil.copytree(list_checkpoints(folder / "checkpoints")[0], tmp_path / "policy")
     scores = tmp_path / "scores.json"
-    run("evaluate", checkpoint, "--episodes", 1, "--sticky", 0.25, "--greedy", "--json", scores)
+    status, _, errors = in_this_process(
+        evaluate.main, checkpoint, "--episodes", 1, "--sticky", 0.25, "--greedy", "--json", scores
+    )
+    assert status == 0, errors
     (result,) = json.loads(scores.read_text())
     assert result["settings"]["sticky"] == 0.25 and result["settings"]["greedy"]
 

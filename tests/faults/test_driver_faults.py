@@ -81,8 +81,8 @@ def test_a_full_disk_costs_checkpoints_and_curves_but_not_the_run(tmp_path):
 def living_names(family: list[psutil.Process]) -> list[str]:
     """Returns the names of the actors and of Ray's servers that still live.
 
-    Other processes may take longer to end. Workers that were just starting look for their parent from time to time. Ray's two agents
-    first try for 60 s to report to the dead server that the raylet has died.
+    Other processes may take longer to end. Workers that were just starting look for their parent from time
+    to time. Ray's two agents first try for 60 s to report to the dead server that the raylet has died.
     """
     names = []
     for process in family:

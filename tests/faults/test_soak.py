@@ -1,4 +1,4 @@
-"""Half an hour of training after a warm-up, in which nothing may grow. Run it with `make test-soak`."""
+"""Half an hour of training after a warm-up, in which nothing may grow: `make test-soak`."""
 
 import time
 from collections import defaultdict
@@ -25,9 +25,9 @@ STORE = 500e6
 def test_memory_and_files_of_every_process_and_the_object_store_do_not_grow(tmp_path):
     """Compares medians of five minutes.
 
-    Pages of the object store count for every process that has looked at them, up to the whole store. They are therefore measured
-    apart. A snapshot's 13 MB come and go, and so does the memory that an allocator keeps. Ray's raylet reaches its 36 MB in steps of
-    a megabyte during the first quarter of an hour.
+    Pages of the object store count for every process that has looked at them, up to the whole store. They
+    are therefore measured apart. A snapshot's 13 MB come and go, and so does the memory that an allocator
+    keeps. Ray's raylet reaches its 36 MB in steps of a megabyte during the first quarter of an hour.
     """
     config = A3CConfig(env="Pong", head="neurocoder", workers=2, envs_per_worker=4, total_steps=10**9)
     memory: dict[psutil.Process, list[tuple[float, int]]] = defaultdict(list)  # (minutes, bytes)
@@ -74,7 +74,10 @@ def test_memory_and_files_of_every_process_and_the_object_store_do_not_grow(tmp_
 
 
 def resident_bytes(pid: int) -> dict[str, int]:
-    """Returns resident bytes by kind: `RssAnon` (private), `RssFile` (code, mapped files), `RssShmem` (object store)."""
+    """Returns resident bytes by kind.
+
+    `RssAnon` is private memory, `RssFile` code and mapped files, `RssShmem` the object store.
+    """
     rows = (
         row.split() for row in Path(f"/proc/{pid}/status").read_text().splitlines() if row.startswith("Rss")
     )

@@ -63,6 +63,7 @@ def run(request) -> tuple[A3CConfig, Snapshot]:
         return config, train(training, updates=4)
 
 
+@pytest.mark.parametrize("run", OPTIMIZERS[:1], indirect=True)
 def test_two_runs_with_the_same_seed_are_bit_identical_and_have_learned(run):
     config, snapshot = run
     with start_training(config) as training:

@@ -72,7 +72,10 @@ SLOW = pytest.mark.slow
     scope="module", params=["impala", pytest.param("appo", marks=SLOW), pytest.param("ppo", marks=SLOW)]
 )
 def short_run(request) -> Iterator[Run]:
-    """Some updates on short games in this process. The games are cut before, in and after the FIRE after the first lost ball."""
+    """Some updates on short games in this process.
+
+    The games are cut before, in and after the FIRE after the first lost ball.
+    """
     algo, witness = request.param, Witness()
     caps = itertools.cycle(range(90, 110, 2))
     config = RLlibConfig(

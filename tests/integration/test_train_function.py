@@ -31,7 +31,10 @@ RECORDING = Recording(checkpoint_every=200, evaluate_every=200, evaluate_games=2
 
 @pytest.fixture(autouse=True)
 def look_at_every_update(monkeypatch):
-    """Has a run looked at after every update, not once a second. Short runs are then saved and evaluated while they train."""
+    """Has a run looked at after every update, not once a second.
+
+    Short runs are then saved and evaluated while they train.
+    """
     monkeypatch.setattr("agents.runs.recorder.LOOK_EVERY", 0.0)
 
 
@@ -100,7 +103,7 @@ def test_evaluations_do_not_change_what_is_learnt(trained, tmp_path):
     weights = []
     for every in (0, 100):
         config = replace(CONFIG, deterministic=True, total_steps=300)
-        recording = replace(RECORDING, evaluate_every=every, evaluate_episodes=0)
+        recording = replace(RECORDING, evaluate_every=every, evaluate_games=1, evaluate_episodes=0)
         result = train(config, tmp_path / str(every), recording=recording)
         assert (tmp_path / str(every) / "evaluation.json").exists() == bool(every)
         weights.append(load_checkpoint(result.checkpoint).tensors["parameters"])

@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -73,15 +74,17 @@ def test_a_precision_that_is_asked_for_is_used(name, dtype):
 def test_auto_chooses_the_faster_precision_and_leaves_network_and_random_state_unchanged(
     network, monkeypatch, slow, chosen
 ):
-    features, state = network.features, torch.get_rng_state()
+    features, state, delays = network.features, torch.get_rng_state(), [0.0]
 
     def slowed(frames):
         if network.compute_dtype == precision.PRECISIONS[slow]:
-            # No machine takes this long in the other precision.
-            time.sleep(2.0)
+            # No machine takes these seconds in the other precision.
+            delays.append(20.0)
         return features(frames)
 
+    clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + sum(delays))
     monkeypatch.setattr(network, "features", slowed)
+    monkeypatch.setattr(precision, "time", clock)
     assert faster_precision(network, games=1) == chosen
     assert network.compute_dtype is None and torch.equal(torch.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in network.parameters())

@@ -34,11 +34,13 @@ ALL_CHANGED = A3CConfig(
     hypernet=HyperNetSettings(scale="rows", hidden=5),
     film=FiLMSettings(hidden=3), moe=MixtureOfExpertsSettings(experts=3, active=2, hidden=4, balance_weight=0.1),
     nsm=StoredProgramSettings(slots=3, key_dim=2, key_loss_weight=0.1, variant="release"),
-    workers=0, envs_per_worker=3, cpus_per_worker=2, gpus_per_worker=0.5, total_steps=99, seed=11, deterministic=True, precision="bf16",
+    workers=0, envs_per_worker=3, cpus_per_worker=2, gpus_per_worker=0.5, total_steps=99, seed=11,
+    deterministic=True, precision="bf16",
     max_restarts=1, stall_seconds=9.0, max_staleness=5, max_bad_updates=2,
     rollout_steps=6, gamma=0.9, gae_lambda=0.8, entropy_weight=0.02, value_weight=0.25, reward_clip=2.0,
     life_loss_terminates=False, fire_after_life_loss=False, gradient_clip=0.5,
-    optimizer="adam", learning_rate=1e-3, anneal=False, anneal_entropy=True, rmsprop_decay=0.95, rmsprop_epsilon=0.01, adam_epsilon=1e-8,
+    optimizer="adam", learning_rate=1e-3, anneal=False, anneal_entropy=True, rmsprop_decay=0.95,
+    rmsprop_epsilon=0.01, adam_epsilon=1e-8,
 )  # fmt: skip
 
 
@@ -118,11 +120,7 @@ NAN, INFINITE = float("nan"), float("inf")
 ABOVE_ZERO = (
     "--learning-rate", "--gradient-clip", "--reward-clip", "--rmsprop-epsilon", "--adam-epsilon", "--stall-seconds",
 )  # fmt: skip
-ZERO_OR_MORE = (
-    "--gpus-per-worker",
-    "--entropy-weight",
-    "--value-weight",
-)
+ZERO_OR_MORE = ("--gpus-per-worker", "--entropy-weight", "--value-weight")
 FROM_ZERO_TO_ONE = ("--gamma", "--gae-lambda", "--rmsprop-decay")
 OUT_OF_RANGE = [
     ("--env", "Seaqest"),

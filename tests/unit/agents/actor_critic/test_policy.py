@@ -34,7 +34,12 @@ def some_frames(steps: int = STEPS, games: int = GAMES) -> np.ndarray:
 
 
 def by_hand(policy: Policy, frames: np.ndarray, starts: np.ndarray):
-    """Computes values (T, N), probabilities (T, N, A) and the last state for frames (T, N, 1, 80, 80), starts (T, N)."""
+    """Computes values (T, N), probabilities (T, N, A) and the last state.
+
+    Args:
+        frames: (T, N, 1, 80, 80).
+        starts: (T, N).
+    """
     network, games = policy.network, frames.shape[1]
     values, probabilities, last = np.zeros(starts.shape), np.zeros((*starts.shape, 4)), []
     for game in range(games):

@@ -27,7 +27,10 @@ def old_score(state: dict[str, Any]) -> tuple[float] | None:
 
 
 def best_skill(folder: Path, rule: Score, *, evaluated: bool) -> float:
-    """Returns the skill of a run's best checkpoint by a rule. At every step the run keeps three checkpoints and the best."""
+    """Returns the skill of a run's best checkpoint by a rule.
+
+    At every step the run keeps three checkpoints and the best.
+    """
     returns: deque[float] = deque(maxlen=100)
     random = np.random.default_rng(0)
     for step in range(41):

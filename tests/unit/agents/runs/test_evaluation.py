@@ -82,7 +82,7 @@ def test_a_policy_acts_like_a_plain_loop_over_its_history(settings):
 
 
 def test_the_recurrent_state_is_emptied_after_a_lost_life_only_where_that_ends_an_episode():
-    """The same network takes other actions in the two cases, so the comparison with a plain loop can distinguish them."""
+    """Shows that the comparison with a plain loop can distinguish the two cases."""
     carried, _ = played_by_hand(policy_for(BREAKOUT), 0)
     emptied, _ = played_by_hand(policy_for(replace(BREAKOUT, life_loss_terminates=True)), 0)
     assert carried != emptied and carried[:20] == emptied[:20]

@@ -44,7 +44,10 @@ time.sleep(60)
 
 @contextmanager
 def another_process_that_holds(path: Path) -> Iterator[tuple[subprocess.Popen, int]]:
-    """Starts a process that holds a run folder. Yields the process and the id of a program that it started and that outlives it."""
+    """Starts a process that holds a run folder.
+
+    Yields the process, and the id of a program that the process started and that outlives it.
+    """
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
