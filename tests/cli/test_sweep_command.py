@@ -219,7 +219,7 @@ def test_a_trial_that_is_tried_again_is_evaluated_at_the_planned_step(tmp_path, 
     (run / "evaluation.json").write_text(json.dumps([last | {"env_steps": 10}]))
     trial = SweepTrial({"run": str(run)})
     trial.cleanup()
-    assert trial.recorder.next_evaluation == 25
+    assert trial.run.recorder.next_evaluation == 25
 
 
 def test_a_trial_starts_from_given_weights(tmp_path):
@@ -228,7 +228,7 @@ def test_a_trial_starts_from_given_weights(tmp_path):
     checkpoint = save(tmp_path / "source" / "checkpoints", source.snapshot(), config)
     run = described_run(tmp_path / "sweep" / "run", **{"from": str(checkpoint)})
     trial = SweepTrial({"run": str(run)})
-    weights = trial.training.snapshot().parameters
+    weights = trial.run.training.snapshot().parameters
     trial.cleanup()
     assert all(torch.equal(weights[name], tensor) for name, tensor in source.snapshot().parameters.items())
 
@@ -239,7 +239,7 @@ def test_a_trial_whose_setup_fails_half_way_leaves_its_folder_unlocked(broken, r
         raise TrainingError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"launch.experiments.tune_trial.{broken}", fail)
+        patch.setattr(f"agents.runs.atari_run.{broken}", fail)
         trial = SweepTrial.__new__(SweepTrial)
         with pytest.raises(TrainingError, match="no room"):
             trial.__init__({"run": str(run)})
