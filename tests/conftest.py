@@ -1,3 +1,5 @@
+"""Settings of Ray for all tests."""
+
 import os
 import tempfile
 

@@ -1,4 +1,4 @@
-"""Speed of RLlib's own IMPALA, with its own convolutions and LSTM, on an Atari game."""
+"""Speed of RLlib's IMPALA, with RLlib's convolutions and LSTM, on an Atari game."""
 
 import time
 from typing import Any
@@ -33,7 +33,7 @@ def impala_rates(env: str, games: int, timing: dict[str, Any]) -> np.ndarray:
 
 
 def impala_config(env: str, games: int) -> Any:
-    """Makes RLlib's settings: those of A3C where both have them."""
+    """Makes RLlib's settings, which are those of A3C where both have them."""
     from ray.rllib.algorithms.impala import IMPALAConfig
     from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
     from ray.tune.registry import register_env
@@ -57,7 +57,7 @@ def impala_config(env: str, games: int) -> Any:
 
 
 def wrapped_game(env: str) -> Any:
-    """Makes the game with RLlib's own wrappers for Atari."""
+    """Makes the game with RLlib's wrappers for Atari."""
     import ale_py
     import gymnasium
     from ray.rllib.env.wrappers.atari_wrappers import wrap_atari_for_new_api_stack

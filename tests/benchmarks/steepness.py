@@ -32,7 +32,7 @@ LEARNING_RATE = 5e-4
 
 
 def singular_values(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """Returns those of the derivative of the centred logits, (A - 1,), as medians over inputs (B, d)."""
+    """Returns those of the centred logits' derivative, (A - 1,), as medians over the inputs (B, d)."""
     inputs = inputs.detach().requires_grad_()
     outputs = layer(inputs)
     rows = [torch.autograd.grad(logit.sum(), inputs, retain_graph=True)[0] for logit in outputs.unbind(1)]

@@ -206,7 +206,7 @@ MISTAKES = {
 
 @pytest.fixture
 def empty_folder(tmp_path, monkeypatch) -> Path:
-    """The current folder."""
+    """An empty folder, which is the current one."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -147,7 +147,7 @@ def small(env="Pong", **settings) -> A3CConfig:
 
 
 def play_until(worker, happens) -> int:
-    """Steps with random actions until `happens(step)` is true. Returns the number of steps."""
+    """Takes random actions until `happens(step)` is true. Returns the number of steps."""
     rng = np.random.default_rng(0)
     for count in range(1, 1000):
         if happens(worker.games.step(rng.integers(0, 4, worker.games.count))):

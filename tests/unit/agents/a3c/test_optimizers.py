@@ -1,3 +1,5 @@
+"""The parameter server's optimisers and learning rates against slow computations."""
+
 import math
 
 import numpy as np

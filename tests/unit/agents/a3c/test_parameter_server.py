@@ -49,7 +49,7 @@ def test_a_push_of_a_restarted_worker_is_not_taken_for_an_old_one(server, gradie
     assert server.updates == 4 and server.faults["duplicate"] == 1
 
 
-def test_workers_do_not_take_each_others_turns(server, gradient):
+def test_pushes_of_one_worker_do_not_count_as_repeats_of_another(server, gradient):
     for worker in (0, 1, 0, 1):
         server.push(gradient, next_report(server, worker=worker))
     assert server.updates == 4 and server.faults["duplicate"] == 0

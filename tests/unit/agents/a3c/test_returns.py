@@ -1,3 +1,5 @@
+"""Advantages and returns against the definition."""
+
 import pytest
 import torch
 from hypothesis import given, settings

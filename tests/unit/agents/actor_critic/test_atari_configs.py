@@ -1,3 +1,5 @@
+"""Settings of Atari runs: their ranges, their form in JSON, and the heads that they build."""
+
 import json
 import subprocess
 import sys

@@ -53,7 +53,7 @@ def test_the_description_of_a_rollout_equals_a_slow_loop_over_its_valid_steps(se
     [([1.0, 2.0, 6.0], 1.0), ([3.0, 3.0, 3.0], 0.0), ([11.0, 12.0, 16.0], 1.0), ([-1.0, -2.0, -6.0], -3.0)],
     ids=["perfect", "the mean", "wrong by a constant", "worse than the mean"],
 )
-def test_the_explained_variance_of_critics_with_an_obvious_one(values, expected):
+def test_the_explained_variance_of_simple_critics(values, expected):
     explained = explained_variance(torch.tensor(values), torch.tensor([1.0, 2.0, 6.0]))
     assert explained.item() == pytest.approx(expected)
 

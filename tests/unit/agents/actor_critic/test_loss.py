@@ -1,3 +1,5 @@
+"""The losses of a rollout against a slow loop, and their gradients."""
+
 import math
 
 import pytest

@@ -176,7 +176,7 @@ FRAMES = some_frames()[0]
     ],
     ids=["float32", "float64", "no channel", "no dimension", "too narrow", "another preprocessing"],
 )
-def test_other_frames_are_refused_in_one_line(policy, frames, words):
+def test_frames_of_another_shape_or_type_are_refused_in_one_line(policy, frames, words):
     refused(policy, words, frames, policy.initial_state(GAMES))
 
 

@@ -48,7 +48,7 @@ def best_skill(folder: Path, rule: Score, *, evaluated: bool) -> float:
     return skill(int(best.name.removeprefix("step-")))
 
 
-def test_a_run_that_rises_and_falls_keeps_its_peak_and_by_the_old_rule_loses_it(tmp_path):
+def test_a_run_that_rises_and_falls_keeps_its_peak_and_loses_it_by_the_old_rule(tmp_path):
     assert best_skill(tmp_path / "evaluated", score, evaluated=True) == 19
     assert best_skill(tmp_path / "games", score, evaluated=False) > 0
     assert best_skill(tmp_path / "old", old_score, evaluated=True) < 0
@@ -71,7 +71,7 @@ def test_without_evaluations_the_last_twenty_games_decide():
 @pytest.mark.parametrize(
     "evaluation", ["19", 7, [1], {"mean_return": None}, {"mean_return": "x"}, {"mean": 3}]
 )
-def test_a_state_that_says_nonsense_has_no_score(evaluation):
+def test_a_state_with_a_malformed_evaluation_has_no_score(evaluation):
     assert score({"evaluation": evaluation, "recent_returns": [1.0]}) is None
 
 

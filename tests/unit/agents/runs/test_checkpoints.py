@@ -162,7 +162,7 @@ def test_damaged_checkpoints_are_skipped_with_a_warning_of_one_line_each(tmp_pat
     assert len(warnings) == 2 and not any("\n" in line for line in warnings)
 
 
-def test_no_good_checkpoint_is_an_error_that_names_the_folder(tmp_path):
+def test_a_folder_without_a_good_checkpoint_is_an_error_that_names_it(tmp_path):
     with pytest.raises(CheckpointError, match="none in it") as caught:
         load_newest(tmp_path / "empty", warn=pytest.fail)
     assert str(caught.value).startswith(f"{tmp_path / 'empty'}: ")
@@ -226,7 +226,7 @@ def test_wherever_the_disk_fails_while_a_step_is_saved_again_the_old_or_the_new_
                 failures += 1
         assert load_newest(folder, warn=pytest.fail).state["attempt"] in (1, 2)
         assert not any(folder.glob(".*"))
-    # fsync is called for three files and two folders; rename moves aside, in place and away.
+    # fsync is called for three files and two folders. rename is called to move aside, in place and away.
     assert failures == {"fsync": 5, "rename": 3}[call]
 
 

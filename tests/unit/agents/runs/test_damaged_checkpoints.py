@@ -185,7 +185,7 @@ def test_a_sealed_file_with_a_huge_header_or_no_header_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
-def test_another_format_version_is_refused_with_what_to_do(tmp_path, version):
+def test_another_format_version_is_refused_with_advice(tmp_path, version):
     path = save(tmp_path, 5)
     seal(path, format_version=version)
 

@@ -1,6 +1,7 @@
 """Games played with a policy against a plain loop over one game after another."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ BREAKOUT = AtariSettings("breakout", max_frames=2_000)
 GAMES, SEED = 3, 5
 
 
+@cache
 def policy_for(settings: AtariSettings) -> Policy:
     """Makes a policy whose choices depend on the whole history.
 
@@ -35,9 +37,10 @@ def policy_for(settings: AtariSettings) -> Policy:
     return Policy(network, settings)
 
 
-def played_by_hand(policy: Policy, game: int) -> tuple[list[int], Episode]:
+@cache
+def played_by_hand(settings: AtariSettings, game: int) -> tuple[list[int], Episode]:
     """Plays one game greedily with an LSTM cell stepped by hand. Returns all actions and the finished game."""
-    games, network = AtariGames(policy.settings, 1), policy.network
+    games, network = AtariGames(settings, 1), policy_for(settings).network
     frames, actions = games.reset([SEED], first=game), []
     empty = torch.zeros(1, 512)
     h, c = empty, empty
@@ -51,9 +54,9 @@ def played_by_hand(policy: Policy, game: int) -> tuple[list[int], Episode]:
         score += float(step.reward[0])
         length += not fires
         life_lost = games.lives[0] < lives
-        if policy.settings.life_loss_terminates and (life_lost or fires):
+        if settings.life_loss_terminates and (life_lost or fires):
             h, c = empty, empty
-        fires = life_lost and policy.settings.rom == "breakout"
+        fires = life_lost and settings.rom == "breakout"
         frames, ended = step.observation, step.ended[0]
     games.close()
     return actions, Episode(score, length)
@@ -67,7 +70,7 @@ def played_by_hand(policy: Policy, game: int) -> tuple[list[int], Episode]:
 def test_a_policy_acts_like_a_plain_loop_over_its_history(settings):
     policy, screens = policy_for(settings), []
     episodes = play(policy, episodes=GAMES, seed=SEED, greedy=True, on_screen=screens.append)
-    by_hand = [played_by_hand(policy, game) for game in range(GAMES)]
+    by_hand = [played_by_hand(settings, game) for game in range(GAMES)]
     assert episodes == [episode for _, episode in by_hand]
     actions, _ = by_hand[0]
     assert len(set(actions)) > 1
@@ -83,8 +86,8 @@ def test_a_policy_acts_like_a_plain_loop_over_its_history(settings):
 
 def test_the_recurrent_state_is_emptied_after_a_lost_life_only_where_that_ends_an_episode():
     """Shows that the comparison with a plain loop can distinguish the two cases."""
-    carried, _ = played_by_hand(policy_for(BREAKOUT), 0)
-    emptied, _ = played_by_hand(policy_for(replace(BREAKOUT, life_loss_terminates=True)), 0)
+    carried, _ = played_by_hand(BREAKOUT, 0)
+    emptied, _ = played_by_hand(replace(BREAKOUT, life_loss_terminates=True), 0)
     assert carried != emptied and carried[:20] == emptied[:20]
 
 
@@ -150,7 +153,7 @@ def test_the_state_before_a_game_is_two_tensors_of_zeros_that_share_nothing():
 
 
 def test_the_same_seed_plays_the_same_games_and_another_seed_others():
-    policy, seen = policy_for(replace(PONG, max_frames=400)), []
+    policy, seen = policy_for(PONG), []
     for seed in (1, 1, 2):
         screens: list[np.ndarray] = []
         episodes = play(policy, episodes=2, seed=seed, on_screen=screens.append)

@@ -1,3 +1,5 @@
+"""Statistics of scores against scipy, rliable and slow loops."""
+
 import random
 from statistics import fmean
 
@@ -56,7 +58,7 @@ def test_interval_agrees_with_a_slow_obvious_loop(statistic):
 def test_interval_agrees_with_rliable():
     library = pytest.importorskip("rliable.library")
     metrics = pytest.importorskip("rliable.metrics")
-    # (runs, games); a stratum is a game
+    # (runs, games). A stratum is a game.
     runs = np.random.default_rng(3).gamma(2.0, size=(10, 6))
     _, theirs = library.get_interval_estimates(
         {"agent": runs},
