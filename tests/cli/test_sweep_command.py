@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from agents.a3c.config import A3CConfig
+from agents.a3c.local_training import LocalTraining
 from agents.a3c.parameter_server import ParameterServer
 from agents.errors import TrainingError
 from agents.runs.checkpoints import list_checkpoints, load_checkpoint
@@ -234,14 +235,17 @@ def test_a_trial_starts_from_given_weights(tmp_path):
 
 
 @pytest.mark.parametrize("broken", ["start_training", "Recorder"])
-def test_a_trial_whose_setup_fails_half_way_leaves_its_folder_unlocked(broken, run, monkeypatch):
+def test_a_trial_whose_setup_fails_half_way_frees_its_training_and_its_folder(broken, run, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise TrainingError("no room")
 
+    close, closed = LocalTraining.close, []
     with monkeypatch.context() as patch:
+        patch.setattr(LocalTraining, "close", lambda training: closed.append(close(training)))
         patch.setattr(f"agents.runs.atari_run.{broken}", fail)
         trial = SweepTrial.__new__(SweepTrial)
         with pytest.raises(TrainingError, match="no room"):
             trial.__init__({"run": str(run)})
         trial.cleanup()
+    assert len(closed) == (broken == "Recorder")
     assert carry_out(run)["done"]
