@@ -38,7 +38,7 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest --quiet
 
 test-faults: .venv/installed-dev
-	$(BIN)/python -m pytest --quiet -m "not soak" tests/faults tests/cli/test_sweep_command.py tests/integration/test_rllib.py
+	$(BIN)/python -m pytest --quiet -m "not soak" tests/faults tests/cli/test_sweep_command.py tests/integration/test_rllib_runs.py
 
 test-soak: .venv/installed-dev
 	$(BIN)/python -m pytest --quiet -m soak

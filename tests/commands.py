@@ -1,4 +1,4 @@
-"""Commands as a person starts them, and what they leave behind."""
+"""Commands run as a person runs them, and readers of the files that they leave."""
 
 import contextlib
 import csv
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def start(
     stderr: int = subprocess.PIPE,
     **environment: str,
 ) -> subprocess.Popen:
-    """`python options -m launch.module arguments` in a folder and a process group of its own."""
+    """Starts `python options -m launch.module arguments` in a folder, with a new process group."""
     command = [sys.executable, *options, "-m", f"launch.{module}", *map(str, arguments)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=folder, start_new_session=True,
@@ -46,23 +47,22 @@ def run_in(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
 
 
 def finished(process: subprocess.Popen) -> str:
-    """What a command that succeeds has printed."""
+    """Waits for a command that must succeed. Returns its output."""
     output, errors = process.communicate(timeout=600)
     assert process.returncode == 0 and "Traceback" not in errors and "error:" not in errors, errors
     return output
 
 
-def refusal(module: str, *arguments: object, folder: Path = ROOT, **environment: str) -> str:
-    """The line that a mistake is answered with."""
-    process = start(module, *arguments, folder=folder, **environment)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 2 and output == ""
+def refusal(module: str, *arguments: object) -> str:
+    """Runs a command in this process that must refuse its arguments. Returns the one line of its error."""
+    status, output, errors = in_this_process(import_module(f"launch.{module}").main, *arguments)
+    assert (status, output) == (2, ""), errors
     assert errors.startswith("error: ") and errors.count("\n") == 1, errors
     return errors
 
 
 def in_this_process(main: Callable[[], None], *arguments: object) -> tuple[int, str, str]:
-    """A command's exit status, output and errors, without the seconds that imports take."""
+    """Runs a command without the seconds that imports take. Returns its exit status, output and errors."""
     status = 0
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     output, errors = io.StringIO(), io.StringIO()
@@ -102,7 +102,7 @@ def read_terminal(descriptor: int) -> str:
 
 
 def curves(path: Path) -> EventAccumulator:
-    """What was written for TensorBoard: of a folder, or of one file."""
+    """Reads what was written for TensorBoard to a folder or a file."""
     accumulator = EventAccumulator(str(path))
     accumulator.Reload()
     return accumulator

@@ -1,3 +1,5 @@
+"""Settings of Ray for all tests."""
+
 import os
 import tempfile
 
@@ -7,13 +9,13 @@ folder = pytest.StashKey[tempfile.TemporaryDirectory]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Ray keeps its token and its logs in a folder of the tests' own and reports to nobody; in subprocesses, too.
+    """Gives Ray a temporary folder for its token and its logs, and switches off its usage reports.
 
-    Set before a test module imports Ray, which looks only then.
+    Subprocesses inherit both.
+
+    Ray reads the environment when a test module imports it. Its sockets need a short path.
     """
-    config.stash[folder] = tempfile.TemporaryDirectory(
-        prefix="ray-"
-    )  # a short path: Ray puts sockets below it
+    config.stash[folder] = tempfile.TemporaryDirectory(prefix="ray-")
     path = config.stash[folder].name
     token = os.path.join(path, "token")
     with open(token, "w") as file:

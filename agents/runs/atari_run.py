@@ -45,13 +45,17 @@ class AtariRun:
         """
         self.folder = folder
         self.training = _start(config, snapshot, address)
-        self.recorder = Recorder(
-            folder,
-            config,
-            recording,
-            env_steps=snapshot.env_steps if snapshot else 0,
-            on_ray=self.training.on_ray,
-        )
+        try:
+            self.recorder = Recorder(
+                folder,
+                config,
+                recording,
+                env_steps=snapshot.env_steps if snapshot else 0,
+                on_ray=self.training.on_ray,
+            )
+        except BaseException:
+            self.training.close()
+            raise
 
     @property
     def finished(self) -> bool:

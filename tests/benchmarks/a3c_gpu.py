@@ -1,31 +1,34 @@
-"""Speed of A3C with its workers on one GPU, learning on: 1, 2 and 4 workers that share it and all cores. Rates are agent
-steps a second of all workers together; the use of the GPU is what nvidia-smi says, the share of time in which it has work.
+"""Speed of A3C with learning on and its workers on one GPU.
+
+1, 2 and 4 workers share the GPU and all cores. Rates are agent steps a second of all workers together. The
+use of the GPU, as nvidia-smi reports it, is the share of time in which the GPU has work.
 
     python -m tests.benchmarks.a3c_gpu
 """
 
 import argparse
-import json
 import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from agents.a3c.config import A3CConfig
-from tests.benchmarks.a3c import figures, many, only_play
-from tests.benchmarks.measure import machine, rates
+from tests.benchmarks.measure import machine, rate_figures, rates, show, write_figures
 from tests.benchmarks.training import train
+from tests.benchmarks.worker_parts import in_processes, only_play
 
 
 @contextmanager
 def gpu_use() -> Iterator[list[tuple[float, float, float]]]:
-    """When (as `time.time()`), per cent of the time and MiB, looked at twice a second; the list is full at the end."""
+    """Looks at the GPU twice a second. Yields a list that is filled at the end.
+
+    An entry is the time as by `time.time()`, the use in per cent and the memory in MiB.
+    """
     command = [
         "nvidia-smi",
         "--query-gpu=timestamp,utilization.gpu,memory.used",
@@ -38,9 +41,22 @@ def gpu_use() -> Iterator[list[tuple[float, float, float]]]:
     finally:
         watcher.terminate()
         for line in watcher.communicate()[0].splitlines():
-            at, used, memory = line.split(", ")
-            when = datetime.strptime(at, "%Y/%m/%d %H:%M:%S.%f").timestamp()  # local time
-            looks.append((when, float(used), float(memory)))
+            local_time, used, memory = line.split(", ")
+            moment = datetime.strptime(local_time, "%Y/%m/%d %H:%M:%S.%f").timestamp()
+            looks.append((moment, float(used), float(memory)))
+
+
+def measure(config: A3CConfig, timing: dict[str, Any]) -> dict[str, float]:
+    """Measures games alone, and then a run with the use of the GPU."""
+    games, threads = config.envs_per_worker, config.cpus_per_worker
+    with in_processes(only_play, config.env, games, threads, count=config.workers) as count:
+        play = rate_figures(rates(count, **timing))
+    with gpu_use() as looks:
+        run = train(config, **timing)
+    begin = run.ended - timing["windows"] * timing["seconds"]
+    _, used, memory = np.array([look for look in looks if begin <= look[0] <= run.ended]).mean(0)
+    row = rate_figures(run.speed) | {"games only": play["steps_per_second"], "gpu_percent": used}
+    return row | {"gpu_gb": memory / 1024} | run.shares | {"resident_gb": run.resident / 1e9}
 
 
 def main() -> None:
@@ -48,42 +64,30 @@ def main() -> None:
     parser.add_argument("--env", default="Seaquest")
     parser.add_argument("--head", default="neurocoder")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4])
-    parser.add_argument("--games", type=int, default=512, help="of all workers together")
+    parser.add_argument("--games", type=int, default=512, help="games of all workers together")
     parser.add_argument("--windows", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of a window")
-    parser.add_argument("--warm-up", type=float, default=5.0, help="seconds")
-    parser.add_argument("--json", help="write the figures here")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of a window")
+    parser.add_argument("--warm-up", type=float, default=5.0, help="seconds before the first window")
+    parser.add_argument("--json", help="write the figures to this file")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("this machine has no CUDA device")
     timing = {"windows": arguments.windows, "seconds": arguments.seconds, "warm_up": arguments.warm_up}
-    results: dict[str, Any] = {"machine": machine(), "rows": {}}
-    print("  ".join(f"{name} {value}" for name, value in results["machine"].items()), flush=True)
-    cores = os.cpu_count() or 1
+    about, rows = machine(), {}
+    show(about)
     for workers in arguments.workers:
-        games, threads = arguments.games // workers, cores // workers
-        with many(only_play, arguments.env, games, threads, count=workers) as count:
-            play = figures(rates(count, **timing))
         config = A3CConfig(
             env=arguments.env,
             head=arguments.head,
             workers=workers,
-            envs_per_worker=games,
-            cpus_per_worker=threads,
+            envs_per_worker=arguments.games // workers,
+            cpus_per_worker=(os.cpu_count() or 1) // workers,
             gpus_per_worker=1 / workers,
         )
-        with gpu_use() as looks:
-            run = train(config, **timing)
-        begin = run.ended - timing["windows"] * timing["seconds"]
-        _, used, memory = np.array([look for look in looks if begin <= look[0] <= run.ended]).mean(0)
-        row = figures(run.speed) | {"games only": play["steps_per_second"], "gpu_percent": used}
-        row |= {"gpu_gb": memory / 1024} | run.shares | {"resident_gb": run.resident / 1e9}
-        results["rows"][f"{workers} x {games} games"] = row
-        print(
-            f"  {workers} x {games:3} games  " + "  ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True
-        )
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(results, indent=2))
+        name = f"{workers} x {config.envs_per_worker} games"
+        row = rows[name] = measure(config, timing)
+        show({f"  {name}": ""} | {key: f"{value:.4g}" for key, value in row.items()})
+    write_figures(arguments.json, {"machine": about, "rows": rows})
 
 
 if __name__ == "__main__":

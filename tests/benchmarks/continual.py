@@ -1,11 +1,11 @@
-"""Speed of continual learning on Split MNIST: a training step of each layer against the plain one, and whole runs of the paper's
-Table 5 (six methods, three layers, ten seeds). Run it by `make bench-continual` on a quiet machine.
+"""Speed of continual learning on Split MNIST: training steps, and whole runs of the paper's Table 5.
 
-The runs are real: one seed of each of the 18 configurations on one thread, data loaded, importances and evaluations included.
+Run this benchmark with `make bench-continual` on a quiet machine. A layer's step is compared with the plain layer's.
+Table 5 has six methods, three layers and ten seeds. The runs are real: one seed of each of the 18
+configurations on one thread, with their loading of data, importances and evaluations.
 """
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -20,7 +20,7 @@ from envs.images import data_folder, ensure_files
 from launch.experiments.folder import make_runs
 from launch.experiments.ray_tasks import Progress
 from launch.experiments.run import execute
-from tests.benchmarks.measure import Step, compare, machine
+from tests.benchmarks.measure import Step, compare, machine, show, write_figures
 
 LAYERS = ("mlp", "lowrank", "neurocoder", "nsm")
 TABLE_5 = [
@@ -32,7 +32,7 @@ SEEDS = 10
 
 
 def training_step(layer: str, data: Path, device: torch.device) -> Step:
-    """One step of Adam on 128 images of the first task, all heads regularised."""
+    """Makes a step of Adam on 128 images of the first task, with all heads regularised."""
     config = preset("split-mnist", scenario="task", method="adam", layer=layer)
     stream = load_stream(config.benchmark, config.scenario, data, device)
     training, task = ContinualTraining(config, stream, device), stream.tasks[0]
@@ -45,7 +45,7 @@ def training_step(layer: str, data: Path, device: torch.device) -> Step:
 
 
 def whole_runs(data: Path, folder: Path) -> dict[str, float]:
-    """Seconds of one run of every configuration."""
+    """Returns the seconds of one run of every configuration."""
     seconds = {}
     for layer, method in TABLE_5:
         name = f"{layer}-{method}"
@@ -61,19 +61,23 @@ def whole_runs(data: Path, folder: Path) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", type=Path, help="folder of the data sets, as for launch.continual")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=0.3, help="of each alternative in each round")
     parser.add_argument(
-        "--steps-only", action="store_true", help="leave out the whole runs, about ten minutes"
+        "--data-dir", type=Path, help="folder of the data sets, the same as for launch.continual"
     )
-    parser.add_argument("--json", help="write the figures here")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument(
+        "--seconds", type=float, default=0.3, help="seconds of each alternative in each round"
+    )
+    parser.add_argument(
+        "--steps-only", action="store_true", help="leave out the whole runs, which take about ten minutes"
+    )
+    parser.add_argument("--json", help="write the figures to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     data = data_folder(arguments.data_dir).absolute()
     ensure_files("mnist", data)
     results: dict = {"machine": machine(), "steps": {}}
-    print("  ".join(f"{name} {value}" for name, value in results["machine"].items()))
+    show(results["machine"])
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         print(f"\ntraining step on {device}")
         steps = {layer: training_step(layer, data, torch.device(device)) for layer in LAYERS}
@@ -92,8 +96,7 @@ def main() -> None:
         print(
             f"\nTable 5, {SEEDS * len(TABLE_5)} runs: {results['table_5_core_minutes']:.1f} minutes of one core"
         )
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(results, indent=2))
+    write_figures(arguments.json, results)
 
 
 if __name__ == "__main__":

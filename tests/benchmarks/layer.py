@@ -1,11 +1,10 @@
-"""Speed of the output layers: training steps of whole networks with and without them, and the layer against programs built
-for every input. Run it by `make bench-layer` on a quiet machine.
+"""Speed of the output layers: training steps of whole networks, and of the layer alone.
 
-Every table's ratio is to its first row, in the same round.
+Run this benchmark with `make bench-layer` on a quiet machine. The layer alone is compared with programs that are built
+for every input. The ratio in a table is to its first row, in the same round.
 """
 
 import argparse
-import json
 from collections.abc import Callable
 
 import torch
@@ -17,7 +16,7 @@ from neurocoder.networks.conv_lstm import ConvLSTM
 from neurocoder.networks.gru import GRURegressor
 from neurocoder.networks.mlp import MLP
 from neurocoder.networks.ntm import NTM
-from tests.benchmarks.measure import Step, compare, machine
+from tests.benchmarks.measure import Step, compare, machine, show, write_figures
 
 SPLIT_MNIST = output_layer("neurocoder", slots=50, key_dim=5, heads=10, residual=False)
 ATARI = output_layer("neurocoder", slots=80, key_dim=3, heads=15)
@@ -30,7 +29,7 @@ POLYNOMIALS = dict(
 
 
 def training_step(network: nn.Module, loss: Callable[[], Tensor]) -> Step:
-    """Zero, forward, backward with the layer's own loss, Adam."""
+    """Makes a step: zero, forward, backward with the layer's own loss, Adam."""
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
 
     def step() -> None:
@@ -69,7 +68,7 @@ def single_layer(device: str) -> dict[str, Step]:
 
 
 def with_programs_built(layer: NeurocoderLinear, x: Tensor) -> Tensor:
-    """What the layer computes, by one (d_in, d_out) matrix an input, as the released code does it."""
+    """Computes the layer's outputs with a (d_in, d_out) matrix for each input, like the released code."""
     batch, program = len(x), layer._compose(x, None)
     w_U, w_V = program.w_U[0].movedim(-1, 0), program.w_V[0].movedim(-1, 0)  # (B, n, P) each
     U = w_U @ layer.memory.M_U.repeat(batch, 1, 1)  # (B, n, d_in)
@@ -136,11 +135,11 @@ def algorithms(device: str) -> dict[str, Step]:
 
 
 def saved_memory(device: str) -> dict[str, float]:
-    """Bytes that one layer 1024 -> 256 keeps for the gradient of 128 inputs, MiB."""
+    """MiB that one layer 1024 -> 256 keeps for the gradient of 128 inputs."""
     layer = SPLIT_MNIST(1024, 256).to(device)
     x = torch.randn(128, 1024, device=device, requires_grad=True)
 
-    def kept(apply: Callable[[Tensor], Tensor]) -> float:
+    def saved(apply: Callable[[Tensor], Tensor]) -> float:
         storages: dict[int, int] = {}
 
         def remember(tensor: Tensor) -> Tensor:
@@ -149,13 +148,13 @@ def saved_memory(device: str) -> dict[str, float]:
 
         with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
             y = apply(x)
-        own = {p.untyped_storage().data_ptr() for p in (x, *layer.parameters())}
+        inputs = {tensor.untyped_storage().data_ptr() for tensor in (x, *layer.parameters())}
         del y
-        return sum(size for pointer, size in storages.items() if pointer not in own) / 2**20
+        return sum(size for pointer, size in storages.items() if pointer not in inputs) / 2**20
 
     return {
-        "programs built": kept(lambda x: with_programs_built(layer, x)),
-        "neurocoder": kept(layer),
+        "programs built": saved(lambda x: with_programs_built(layer, x)),
+        "neurocoder": saved(layer),
         "one program an input (B x d_in x d_out)": 128 * 1024 * 256 * 4 / 2**20,
         "one attention over the slots (B x 3 x H x P)": 128 * 3 * 10 * 50 * 4 / 2**20,
     }
@@ -174,13 +173,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", choices=CASES, nargs="*", default=list(CASES))
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=0.2, help="of each alternative in each round")
-    parser.add_argument("--json", help="write the figures here")
+    parser.add_argument(
+        "--seconds", type=float, default=0.2, help="seconds of each alternative in each round"
+    )
+    parser.add_argument("--json", help="write the figures to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     results = {"machine": machine(), "cases": {}, "saved_mib": {}}
-    print("  ".join(f"{name} {value}" for name, value in results["machine"].items()))
+    show(results["machine"])
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         for name in arguments.case:
             case = CASES[name]
@@ -197,9 +198,7 @@ def main() -> None:
     results["saved_mib"] = saved_memory("cpu")
     for name, size in results["saved_mib"].items():
         print(f"  {name:46} {size:9.2f} MiB")
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump(results, file, indent=2)
+    write_figures(arguments.json, results)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Times alternatives against one another: in turn, round after round, with spread, and names the machine."""
+"""Times alternatives by turns, with their spread, and describes the machine."""
 
+import json
 import os
 import platform
 import subprocess
@@ -19,13 +20,13 @@ Count = Callable[[], int]
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call took in each round, and their ratio to the baseline's in the same round."""
+    """Seconds that a call took in each round, and their ratio to the baseline's in the same round."""
 
     seconds: np.ndarray  # (rounds,)
     ratio: np.ndarray  # (rounds,)
 
     def figures(self) -> dict[str, float]:
-        """Medians and the middle half of the rounds, milliseconds."""
+        """Returns the medians and the middle half of the rounds, in milliseconds."""
         low, median, high = np.percentile(self.seconds * 1e3, (25, 50, 75))
         ratio_low, ratio, ratio_high = np.percentile(self.ratio, (25, 50, 75))
         return dict(
@@ -34,27 +35,27 @@ class Timing:
 
 
 def compare(alternatives: dict[str, Step], *, rounds: int, seconds: float) -> dict[str, Timing]:
-    """Every round runs each alternative for about `seconds`; the first one is the baseline.
+    """Runs each alternative for about `seconds` in every round. The first one is the baseline.
 
-    Neighbours in time see the same machine, so ratios are taken within a round and not between medians.
+    The machine is the same for neighbours in time. Ratios are therefore taken within a round, not between medians.
     """
     calls = {}
     for name, step in alternatives.items():
         for _ in range(3):  # warm-up
-            elapsed = _time(step, 1)
+            elapsed = _seconds_a_call(step, 1)
         calls[name] = max(1, round(seconds / elapsed))
     taken: dict[str, list[float]] = {name: [] for name in alternatives}
     for _ in range(rounds):
         for name, step in alternatives.items():
-            taken[name].append(_time(step, calls[name]))
+            taken[name].append(_seconds_a_call(step, calls[name]))
     baseline = np.array(next(iter(taken.values())))
     return {name: Timing(np.array(times), np.array(times) / baseline) for name, times in taken.items()}
 
 
 def rates(count: Count, *, windows: int, seconds: float, warm_up: float) -> np.ndarray:
-    """What `count` rises by in a second, (windows,), after it has risen at all and `warm_up` seconds have gone by.
+    """Returns the rise of `count` in a second, (windows,). Waits for its first rise and then for `warm_up` seconds.
 
-    It rises now and then, by much; in between it is taken to have risen evenly.
+    The count rises by jumps. Between two jumps its rise is taken to be even.
     """
     while (last := count()) == 0:
         time.sleep(0.1)
@@ -72,8 +73,16 @@ def rates(count: Count, *, windows: int, seconds: float, warm_up: float) -> np.n
     return np.diff(np.interp(marks, moments, counts)) / seconds
 
 
-def _time(step: Step, calls: int) -> float:
-    """Seconds a call."""
+def rate_figures(speed: np.ndarray) -> dict[str, float]:
+    """Returns the median and the range of the windows' rates."""
+    return {
+        "steps_per_second": float(np.median(speed)),
+        "low": float(speed.min()),
+        "high": float(speed.max()),
+    }
+
+
+def _seconds_a_call(step: Step, calls: int) -> float:
     _wait_for_gpu()
     start = time.perf_counter()
     for _ in range(calls):
@@ -88,7 +97,7 @@ def _wait_for_gpu() -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on, load average of the last minute at the start included."""
+    """Describes what the figures depend on, with the load average of the last minute."""
     root = Path(__file__).parents[2]
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True
@@ -106,10 +115,21 @@ def machine() -> dict[str, Any]:
 
 
 def _cpu_model() -> str:
-    """With the widest vector unit that matters here, since a virtual machine often hides the model's name."""
+    """Returns the processor's name and its widest vector unit. A virtual machine often hides the name."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         lines = info.read_text().splitlines()
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
     return f"{model} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def show(values: dict[str, Any]) -> None:
+    """Prints names and values in one line."""
+    print("  ".join(f"{name} {value}" for name, value in values.items()), flush=True)
+
+
+def write_figures(path: str | None, figures: dict[str, Any]) -> None:
+    """Writes figures as JSON if a path is given."""
+    if path:
+        Path(path).write_text(json.dumps(figures, indent=2))

@@ -1,7 +1,8 @@
-"""Where a worker's time goes, by part. Run it by `make profile-a3c` on a quiet machine.
+"""The parts of a worker's time.
 
-Prints shares of the time of one worker with the parameter server in one process, writes a trace for https://ui.perfetto.dev, and
-lets py-spy draw the stacks of a run on Ray: server, workers and driver.
+Run this profiler with `make profile-a3c` on a quiet machine. It prints the shares for one worker with the
+parameter server in one process, and writes a trace for https://ui.perfetto.dev. Then py-spy draws the
+stacks of a run on Ray: server, workers and driver.
 """
 
 import argparse
@@ -18,9 +19,10 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from agents.a3c.config import A3CConfig
 from agents.a3c.local_training import LocalTraining
 from neurocoder.kernels import conv_pool_relu, convolutions
-from tests.benchmarks.measure import machine
+from tests.benchmarks.measure import machine, show
 
-PARTS = {  # the first whose pattern is in an operation's name has its time
+# The first part whose pattern is in an operation's name has its time.
+PARTS = {
     "games": ("games",),
     "first convolution and pooling": ("first convolution",),
     "convolutions, forward": ("mkldnn_convolution", "cudnn_convolution"),
@@ -31,19 +33,19 @@ PARTS = {  # the first whose pattern is in an operation's name has its time
 }
 
 
-def mark(server: Any, name: str, part: str) -> None:
-    """Has the profiler see the server's function of this name, whose time it cannot tell otherwise, as `part`."""
-    function = getattr(server, name)
+def mark(owner: Any, name: str, part: str) -> None:
+    """Replaces an object's function so that the profiler records its time as `part`."""
+    function = getattr(owner, name)
 
     def marked(*arguments):
         with record_function(part):
             return function(*arguments)
 
-    setattr(server, name, marked)
+    setattr(owner, name, marked)
 
 
 def shares(config: A3CConfig, rollouts: int, trace: Path) -> dict[str, float]:
-    """Of the time of so many rollouts with their updates, by part; the largest first."""
+    """Returns the share of each part in the time of rollouts with their updates, the largest first."""
     torch.set_num_threads(1)
     training = LocalTraining(config)
     mark(training.worker.games, "step", "games")
@@ -51,7 +53,8 @@ def shares(config: A3CConfig, rollouts: int, trace: Path) -> dict[str, float]:
         mark(conv_pool_relu, name, "first convolution and pooling")
     for name in ("pool_relu", "pool_relu_backward"):
         mark(convolutions, name, "pooling and ReLU")
-    training.advance()  # warm-up
+    # The first rollout is a warm-up.
+    training.advance()
     with profile(activities=[ProfilerActivity.CPU]) as profiler, record_function("other"):
         for _ in range(rollouts):
             training.advance()
@@ -66,6 +69,21 @@ def shares(config: A3CConfig, rollouts: int, trace: Path) -> dict[str, float]:
     return {part: spent / seconds.total() for part, spent in seconds.most_common()}
 
 
+def draw_stacks(config: A3CConfig, seconds: int, picture: Path) -> None:
+    """Has py-spy look at a run on Ray and draw its stacks."""
+    with tempfile.TemporaryDirectory() as folder:
+        train = [
+            sys.executable, "-m", "launch.train", "--env", config.env, "--head", config.head,
+            "--envs-per-worker", str(config.envs_per_worker), "--precision", config.precision,
+            "--run-dir", f"{folder}/run", "--evaluate-every", "0", "--evaluate-episodes", "0",
+        ]  # fmt: skip
+        spy = [
+            str(Path(sys.executable).parent / "py-spy"), "record", "--subprocesses",
+            "--duration", str(seconds), "--output", str(picture),
+        ]  # fmt: skip
+        subprocess.run([*spy, "--", *train], check=True, stdout=subprocess.DEVNULL)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--env", default="Seaquest")
@@ -73,11 +91,13 @@ def main() -> None:
     parser.add_argument("--games", type=int, default=16)
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--rollouts", type=int, default=10)
-    parser.add_argument("--seconds", type=int, default=60, help="of a run that py-spy looks at")
-    parser.add_argument("--out", type=Path, default=Path("profile"), help="folder of trace and picture")
+    parser.add_argument("--seconds", type=int, default=60, help="length of the run that py-spy looks at")
+    parser.add_argument(
+        "--out", type=Path, default=Path("profile"), help="folder of the trace and the picture"
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    print("  ".join(f"{name} {value}" for name, value in machine().items()))
+    show(machine())
     trace, picture = arguments.out / "trace.json", arguments.out / "stacks.svg"
     config = A3CConfig(
         env=arguments.env,
@@ -89,22 +109,7 @@ def main() -> None:
     )
     for part, share in shares(config, arguments.rollouts, trace).items():
         print(f"  {part:29} {100 * share:5.1f} %")
-    with tempfile.TemporaryDirectory() as folder:
-        train = [
-            sys.executable, "-m", "launch.train", "--env", arguments.env, "--head", arguments.head,
-            "--envs-per-worker", str(arguments.games), "--precision", arguments.precision, "--run-dir", f"{folder}/run", "--evaluate-every", "0",
-            "--evaluate-episodes", "0",
-        ]  # fmt: skip
-        spy = [
-            str(Path(sys.executable).parent / "py-spy"),
-            "record",
-            "--subprocesses",
-            "--duration",
-            str(arguments.seconds),
-            "--output",
-            str(picture),
-        ]
-        subprocess.run([*spy, "--", *train], check=True, stdout=subprocess.DEVNULL)
+    draw_stacks(config, arguments.seconds, picture)
     print(f"{trace}: open it in https://ui.perfetto.dev\n{picture}: open it in a browser")
 
 

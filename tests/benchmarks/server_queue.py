@@ -1,4 +1,4 @@
-"""A simulation of workers that share one parameter server, in discrete events."""
+"""A discrete-event simulation of workers that share one parameter server."""
 
 import heapq
 from dataclasses import dataclass
@@ -10,19 +10,24 @@ import numpy as np
 class Queue:
     pushes_per_second: float
     waiting: float
-    """Share of a worker's time that its push stands in the queue."""
+    """Share of a worker's time that its push spends in the queue."""
     staleness: float
     """Mean number of pushes served between a worker's last answer and its next push."""
 
 
 def simulate(workers: int, rollouts: np.ndarray, service: float, *, pushes: int, seed: int) -> Queue:
-    """Each worker computes for a time drawn from `rollouts` (seconds), waits its turn, is served, and begins again.
+    """Simulates workers that compute, wait for their turn, are served, and begin again.
 
-    The first half of the pushes is warm-up.
+    The first half of the pushes is a warm-up.
+
+    Args:
+        rollouts: seconds of measured rollouts, from which the time to compute is drawn.
+        service: seconds that the server takes for a push.
     """
     random = np.random.default_rng(seed)
     times = iter(random.choice(rollouts, size=workers + pushes))
-    arrivals = [(next(times) * random.random(), worker) for worker in range(workers)]  # not all in step
+    # The workers do not all start in step.
+    arrivals = [(next(times) * random.random(), worker) for worker in range(workers)]
     heapq.heapify(arrivals)
     free = start = waited = 0.0
     stale, counted = 0, range(pushes // 2, pushes)

@@ -1,10 +1,11 @@
-"""How steep an actor's output layer is: singular values of the logits' derivative by the LSTM's output, and how far one step of Adam
-moves the policy.
+"""Steepness of an actor's output layer: singular values, and the effect of one step of Adam.
 
-    python -m tests.benchmarks.steepness                  fresh layers: the plain head, and Neurocoder's at several settings
-    python -m tests.benchmarks.steepness CHECKPOINT ...   saved policies of A3C, over one game that each plays
+    python -m tests.benchmarks.steepness                  fresh layers: the plain head, and Neurocoder's
+    python -m tests.benchmarks.steepness CHECKPOINT ...   saved policies of A3C, over one game each
 
-What all logits have in common is taken out first, since the policy does not see it: of A actions, A - 1 directions are left.
+The singular values are those of the layer's derivative. The derivative is that of the logits by the LSTM's
+output. The mean of all logits is subtracted first, since the policy does not depend on it. A - 1
+directions are left for A actions.
 """
 
 import argparse
@@ -25,12 +26,13 @@ from neurocoder import output_layer
 from neurocoder.settings import NeurocoderSettings
 
 FEATURES, ACTIONS, INPUTS = 512, 6, 80
-LAYERS = 20  # of each kind, for medians
+# Layers of each kind, for medians.
+LAYERS = 20
 LEARNING_RATE = 5e-4
 
 
 def singular_values(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """Of the centred derivative of layer(inputs), inputs (B, d): the median over B, (A - 1,), largest first."""
+    """Returns those of the centred logits' derivative, (A - 1,), as medians over the inputs (B, d)."""
     inputs = inputs.detach().requires_grad_()
     outputs = layer(inputs)
     rows = [torch.autograd.grad(logit.sum(), inputs, retain_graph=True)[0] for logit in outputs.unbind(1)]
@@ -39,7 +41,10 @@ def singular_values(layer: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def first_step(layer: nn.Module, inputs: Tensor) -> float:
-    """KL divergence, in nats, of the policy before from that after a step of Adam on random advantages; it changes the layer."""
+    """Makes a step of Adam on random advantages.
+
+    Returns the KL divergence of the policy before the step from the policy after it, in nats.
+    """
     optimizer = torch.optim.Adam(layer.parameters(), lr=LEARNING_RATE)
     before = layer(inputs).log_softmax(dim=-1)
     action = torch.multinomial(before.detach().exp(), 1)
@@ -77,7 +82,7 @@ def saved_policies(checkpoints: Iterable[Path]) -> None:
 
 
 def actor_inputs(policy: Policy) -> Tensor:
-    """What the LSTM gives out in one game, (steps, 512)."""
+    """Returns the LSTM's outputs in one game, (steps, 512)."""
     hidden: list[Tensor] = []
     hook = policy.network.actor.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
     play(policy, episodes=1, seed=1)

@@ -1,12 +1,12 @@
-"""Training steps of every Main Network with every layer, against the plain layer, and how long whole runs take at that speed.
+"""Speed of training steps of every Main Network with every layer, and the duration of whole runs.
 
-Run it by `make bench-supervised` on a quiet machine. A step has everything that a run has: fresh data, the layers' own losses, the
-optimiser. Images are random bytes of the right size, which take as long as real ones.
+Run this benchmark with `make bench-supervised` on a quiet machine. A layer's step is compared with the plain layer's. A
+step has everything that a run has: fresh data, the layers' own losses, the optimiser. Images are random
+bytes of the right size, which take as long as real ones.
 """
 
 import argparse
 import gzip
-import json
 import struct
 import tempfile
 from pathlib import Path
@@ -17,7 +17,7 @@ from agents.supervised.presets import preset
 from agents.supervised.training import SupervisedTraining
 from envs.images import DATA_SETS
 from neurocoder.settings import LAYERS
-from tests.benchmarks.measure import Step, compare, machine
+from tests.benchmarks.measure import Step, compare, machine, show, write_figures
 
 CASES = {
     "mnist linear": ("mnist", "linear"),
@@ -30,7 +30,7 @@ CASES = {
 
 
 def write_random_images(folder: Path) -> None:
-    """Files in the official formats, 1,000 images each."""
+    """Writes files in the official formats, with 1,000 images each."""
     mnist = DATA_SETS["mnist"]
     (folder / mnist.subfolder).mkdir()
     for images, labels in (mnist.train, mnist.test):
@@ -47,7 +47,7 @@ def write_random_images(folder: Path) -> None:
 
 
 def steps(task: str, network: str, data: Path, device: str) -> tuple[dict[str, Step], dict[str, int]]:
-    """A step of each layer, the plain one first, and the steps of its whole run."""
+    """Returns a step of each layer, the plain one first, and the number of steps of its whole run."""
     variants = {layer: (layer, None) for layer in LAYERS}
     if task == "polynomials":
         del variants["neurocoder"]
@@ -68,14 +68,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", choices=CASES, nargs="*", default=list(CASES))
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=0.3, help="of each alternative in each round")
+    parser.add_argument(
+        "--seconds", type=float, default=0.3, help="seconds of each alternative in each round"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=["cpu", "cuda"], nargs="*", default=["cpu"])
-    parser.add_argument("--json", help="write the figures here")
+    parser.add_argument("--json", help="write the figures to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     results = {"machine": machine(), "cases": {}}
-    print("  ".join(f"{name} {value}" for name, value in results["machine"].items()))
+    show(results["machine"])
     with tempfile.TemporaryDirectory() as folder:
         write_random_images(Path(folder))
         for device in arguments.device:
@@ -91,8 +93,7 @@ def main() -> None:
                         f"   {f['ratio']:7.3f} x [{f['ratio_low']:.3f}, {f['ratio_high']:.3f}]"
                         f"   a run of {lengths[label]:,} steps: {f['run_minutes']:.1f} min"
                     )
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(results, indent=2))
+    write_figures(arguments.json, results)
 
 
 if __name__ == "__main__":

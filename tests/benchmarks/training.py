@@ -1,4 +1,4 @@
-"""An A3C run that is looked at for a while."""
+"""An A3C run that is measured for a while."""
 
 import time
 from dataclasses import dataclass
@@ -16,30 +16,30 @@ PARTS = ("play", "gradient", "exchange")
 @dataclass(frozen=True)
 class Trained:
     speed: np.ndarray  # (windows,) agent steps a second
-    seconds: (
-        np.ndarray
-    )  # (looks, 3) what a worker spent on each of PARTS in an update, mean over the updates between two looks
+    seconds: np.ndarray  # (looks, 3)
+    """Time of a worker for each of PARTS in an update, as means over the updates between two looks."""
     staleness: float
     resident: int
-    """Bytes of the server and the workers."""
+    """Resident memory of the server and the workers, in bytes."""
     ended: float
-    """When the last window did, by `time.time()`."""
+    """End of the last window, as by `time.time()`."""
 
     @property
     def shares(self) -> dict[str, float]:
-        """Of a worker's time."""
+        """Share of each part in a worker's time."""
         means = self.seconds.mean(0)
         return dict(zip(PARTS, (means / means.sum()).tolist(), strict=True))
 
 
 def train(config: A3CConfig, *, windows: int, seconds: float, warm_up: float) -> Trained:
-    """The warm-up begins with the first update."""
+    """Trains and measures. The warm-up begins with the first update."""
     updates: list[tuple[float, list[float], float | None]] = []
 
     def count() -> int:
         metrics = training.drain()
         if not metrics.updates:
-            training.advance()  # it raises if workers cannot start
+            # It raises an error if workers cannot start.
+            training.advance()
         if metrics.seconds:
             updates.append(
                 (time.perf_counter(), [metrics.seconds[part] for part in PARTS], metrics.staleness)

@@ -1,6 +1,7 @@
-"""A person's mistake gets one line on stderr and exit status 2, before anything heavy is imported or written."""
+"""A mistake is refused with one line on stderr and exit status 2, before anything heavy is imported or written."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ MISTAKES = {
             "--neurocoder.least-used is 4",
         ),
         "deterministic workers": (["--deterministic"], "--deterministic needs --workers 0"),
-        "no checkpoints kept": (["--keep", "0"], "--keep is 0"),
+        "no checkpoints to keep": (["--keep", "0"], "--keep is 0"),
         "negative steps between evaluations": (
             ["--evaluate-every", "-1"],
             "--evaluate-every is -1; it must be 0 or more",
@@ -79,7 +80,7 @@ MISTAKES = {
             ["--lr", "0.001,0.0010000001"],
             "two runs would have the name pong-mlp-lr0.001-seed1",
         ),
-        "a seed beside seeds": (["--seed", "7"], "--seed 7: a sweep has --seeds from --first-seed on"),
+        "a seed and seeds": (["--seed", "7"], "--seed 7: a sweep has --seeds from --first-seed on"),
         "settings of resumed runs": (
             ["--resume", "a", "--keep", "5", "--lr", "0.1"],
             "the runs keep their own settings; leave out --keep --lr",
@@ -203,6 +204,13 @@ MISTAKES = {
 }
 
 
+@pytest.fixture
+def empty_folder(tmp_path, monkeypatch) -> Path:
+    """An empty folder, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.mark.parametrize(
     ("command", "arguments", "message"),
     [
@@ -211,21 +219,22 @@ MISTAKES = {
         for name, mistake in mistakes.items()
     ],
 )
-def test_a_mistake_is_answered_in_one_line_with_status_2_and_leaves_nothing_behind(
-    command, arguments, message, tmp_path
+def test_a_mistake_is_refused_in_one_line_with_status_2_and_leaves_no_file(
+    command, arguments, message, empty_folder
 ):
-    line = refusal(command, *arguments, folder=tmp_path)
+    line = refusal(command, *arguments)
     position = 0
     for part in message.split(" .* "):
         assert part in line[position:], line
         position = line.index(part, position)
-    assert not list(tmp_path.iterdir())
+    assert not list(empty_folder.iterdir())
 
 
-def test_a_data_folder_of_the_environment_that_cannot_be_used_is_refused(tmp_path):
-    line = refusal("supervised", "cifar10", "--layer", "mlp", folder=tmp_path, NEUROCODER_DATA=NOT_A_FOLDER)
+def test_a_data_folder_of_the_environment_that_cannot_be_used_is_refused(empty_folder, monkeypatch):
+    monkeypatch.setenv("NEUROCODER_DATA", NOT_A_FOLDER)
+    line = refusal("supervised", "cifar10", "--layer", "mlp")
     assert f"{NOT_A_FOLDER}: cannot be used as data folder" in line and "NEUROCODER_DATA" in line
-    assert not list(tmp_path.iterdir())
+    assert not list(empty_folder.iterdir())
 
 
 @pytest.mark.parametrize("flag", ["--from", "--run-dir"])
@@ -267,17 +276,21 @@ def test_a_run_whose_settings_cannot_be_read_is_not_resumed(settings, reason, tm
         ("continual", ["split-mnist", "--layer", "neurocodr"], "agents.continual.presets"),
     ],
 )
-def test_a_mistake_is_found_before_torch_or_ray_is_imported(command, arguments, light, tmp_path):
+def test_a_new_process_refuses_a_mistake_before_it_imports_torch_or_ray(command, arguments, light, tmp_path):
     process = start(command, *arguments, folder=tmp_path, options=("-X", "importtime"))
-    _, errors = process.communicate(timeout=60)
-    lines = [line for line in errors.splitlines() if line.startswith("import time:")]
-    imported = {line.split("|")[-1].strip() for line in lines}
-    assert {light, "tyro"} <= imported  # the list is a list of imports
+    output, errors = process.communicate(timeout=60)
+    imports = [line for line in errors.splitlines() if line.startswith("import time:")]
+    (line,) = set(errors.splitlines()) - set(imports)
+    assert (process.returncode, output) == (2, "") and line.startswith("error: "), line
+    assert not list(tmp_path.iterdir())
+    imported = {line.split("|")[-1].strip() for line in imports}
+    # These two light modules show that the list holds imports.
+    assert {light, "tyro"} <= imported
     assert not imported & {"torch", "ray", "tensorboard", "cv2", "matplotlib"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_gpu_asked_for_where_there_is_none_is_refused(tmp_path):
-    line = refusal("train", "--gpus-per-worker", "0.5", folder=tmp_path)
+def test_a_gpu_asked_for_on_a_machine_without_one_is_refused(empty_folder):
+    line = refusal("train", "--gpus-per-worker", "0.5")
     assert "PyTorch sees none here" in line
-    assert not list(tmp_path.iterdir())
+    assert not list(empty_folder.iterdir())

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from agents.a3c.config import A3CConfig
+from agents.a3c.local_training import LocalTraining
 from agents.a3c.parameter_server import ParameterServer
 from agents.errors import TrainingError
 from agents.runs.checkpoints import list_checkpoints, load_checkpoint
@@ -45,27 +46,28 @@ def test_a_sweep_trains_and_evaluates_every_combination_and_ends_with_a_table(tm
     assert done.keys() == {"breakout-mlp-lr0.0007-seed1", "breakout-neurocoder-lr0.0007-seed1"}
     lines = output.splitlines()
     for run, result in done.items():
-        kept = json.loads((sweep / run / "config.json").read_text())["run"]
-        assert kept == {
+        recording = json.loads((sweep / run / "config.json").read_text())["run"]
+        assert recording == {
             "checkpoint_every": 50, "keep": 3, "evaluate_every": 100, "evaluate_games": 1, "evaluate_episodes": 2
         }  # fmt: skip
         assert result["env_steps"] >= 900 and len(result["episode_returns"]) == 2
         evaluations = json.loads((sweep / run / "evaluation.json").read_text())
         assert len(evaluations) >= 2
-        steps = [each["env_steps"] for each in evaluations]
+        steps = [evaluation["env_steps"] for evaluation in evaluations]
         assert steps == sorted(steps) and steps[-1] == result["env_steps"]
-        assert [len(each["episode_returns"]) for each in evaluations] == [1] * (len(steps) - 1) + [2]
-        score = np.mean([np.mean(each["episode_returns"]) for each in evaluations[-3:]])
-        assert result["score"] == pytest.approx(score) and result["score_evaluations"] == len(
-            evaluations[-3:]
-        )
+        returns = [evaluation["episode_returns"] for evaluation in evaluations]
+        assert [len(scores) for scores in returns] == [1] * (len(steps) - 1) + [2]
+        score = np.mean([np.mean(scores) for scores in returns[-3:]])
+        assert result["score"] == pytest.approx(score)
+        assert result["score_evaluations"] == len(returns[-3:])
         (line,) = (line for line in lines if line.startswith("Breakout") and result["head"] in line.split())
-        assert f"{score:.1f} to {score:.1f}" in line  # one run has no spread
+        # One run has no spread.
+        assert f"{score:.1f} to {score:.1f}" in line
     assert "all of its 2 runs are finished" in refusal("sweep", "--resume", sweep)
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_stopped_goes_on_where_it_was(tmp_path):
+def test_a_sweep_that_was_stopped_continues_where_it_was(tmp_path):
     sweep = tmp_path / "sweep"
     process = start("sweep", *SMALL, "--head", "mlp,hypernet", "--total-steps", 2_000, "--run-dir", sweep)
     name = "breakout-mlp-lr0.0007-seed1"
@@ -80,7 +82,8 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(tmp_path):
     output, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors
     assert len(results(sweep)) == 2
-    assert all(len(result["episode_returns"]) == 2 for result in results(sweep).values())  # as it began
+    # The runs have the settings that the sweep began with.
+    assert all(len(result["episode_returns"]) == 2 for result in results(sweep).values())
     assert list_checkpoints(sweep / name / "checkpoints")[0] > newest
 
 
@@ -91,9 +94,9 @@ def test_a_run_of_a_sweep_whose_process_dies_is_tried_again_from_its_checkpoint(
     checkpoints = sweep / "breakout-mlp-lr0.0007-seed1" / "checkpoints"
     wait_for(lambda: (checkpoints.exists() and list_checkpoints(checkpoints)) or process.poll() is not None)
     before = list_checkpoints(checkpoints)[0]
-    trial = psutil.Process(
-        int((checkpoints.parent / "run.lock").read_text().split()[1])
-    )  # "pid <n> on <host>"
+    # The lock says "pid <n> on <host>".
+    lock = (checkpoints.parent / "run.lock").read_text()
+    trial = psutil.Process(int(lock.split()[1]))
     assert trial.pid != process.pid
     trial.kill()
     _, errors = process.communicate(timeout=400)
@@ -102,7 +105,7 @@ def test_a_run_of_a_sweep_whose_process_dies_is_tried_again_from_its_checkpoint(
     assert list_checkpoints(checkpoints)[0] > before
 
 
-def test_the_table_follows_the_score_and_not_the_mean_of_the_last_games():
+def test_the_table_shows_the_score_and_not_the_mean_of_the_last_games():
     made = {"env": "Pong", "head": "mlp", "learning_rate": 1e-3, "mean": -21.0, "score": 12.3}
     assert table([made]).splitlines()[-1].split()[-4:] == ["12.3", "12.3", "to", "12.3"]
 
@@ -116,11 +119,11 @@ def test_the_table_pools_games_on_the_human_scale_per_head():
     ]
     pooled = table(made).splitlines()[-1].split()
     assert pooled[:4] == ["human-normalised", "mlp", "0.001", "6"]
-    # 0, 0, 1, 1, 1, 1 of the human score: the middle half, but one at either end, is 0, 1, 1, 1
+    # On the human scale the scores are 0, 0, 1, 1, 1, 1. Without one at either end, 0, 1, 1, 1 are left.
     assert float(pooled[4]) == pytest.approx(0.75, abs=0.01)
 
 
-def test_weights_and_evaluations_that_are_given_hold_for_every_run(tmp_path, monkeypatch):
+def test_given_weights_and_evaluations_apply_to_every_run(tmp_path, monkeypatch):
     source, config = tmp_path / "source", A3CConfig(env="Breakout", head="mlp", seed=9)
     save(source / "checkpoints", ParameterServer(config).snapshot(), config)
     monkeypatch.setattr("launch.experiments.tune_trial.run_on_tune", lambda *_, **__: None)
@@ -133,7 +136,7 @@ def test_weights_and_evaluations_that_are_given_hold_for_every_run(tmp_path, mon
     configs = [json.loads(path.read_text()) for path in Path("sweep").glob("*/config.json")]
     assert len(configs) == 4
     for described in configs:
-        # A trial works in another folder.
+        # The path is absolute, since a trial works in another folder.
         assert described["from"] == str(source)
         assert (described["run"]["evaluate_every"], described["run"]["evaluate_games"]) == (500, 3)
 
@@ -146,7 +149,7 @@ TRIAL = A3CConfig(env="Breakout", head="mlp", workers=0, envs_per_worker=2, roll
 
 @pytest.fixture
 def run(tmp_path) -> Path:
-    """A run of a sweep that has not begun, with one evaluation: that of the games that end it."""
+    """A run of a sweep that has not begun. Its only evaluation is that of the last games."""
     return described_run(tmp_path / "run")
 
 
@@ -155,8 +158,8 @@ def described_run(path: Path, **more: object) -> Path:
     return make_runs(path.parent, {path.name: {"a3c": TRIAL.to_dict(), "run": recording} | more})[0]
 
 
-def carried_out(run: Path) -> dict:
-    """The last report of a trial that goes on to its end."""
+def carry_out(run: Path) -> dict:
+    """Carries a trial out to its end. Returns its last report."""
     trial = SweepTrial({"run": str(run)})
     try:
         while not (report := trial.step())["done"]:
@@ -171,7 +174,7 @@ def evaluations_of(run: Path) -> list[dict]:
 
 
 def add_evaluations(run: Path, *means: float) -> None:
-    """Evaluations of one game each, before the run's last ones, as they would have been made in its midst."""
+    """Adds evaluations of one game each before the last one, as a run makes them while it trains."""
     (last,) = evaluations_of(run)
     before = [
         last | {"mean": mean, "episode_returns": [mean], "env_steps": step} for step, mean in enumerate(means)
@@ -179,25 +182,25 @@ def add_evaluations(run: Path, *means: float) -> None:
     (run / "evaluation.json").write_text(json.dumps([*before, last]))
 
 
-def test_a_trial_that_dies_before_its_result_is_written_plays_its_last_games_again_and_counts_them_once(run):
-    carried_out(run)
+def test_a_trial_that_dies_before_its_result_is_written_plays_its_last_games_again_but_counts_them_once(run):
+    carry_out(run)
     add_evaluations(run, 100.0, 200.0, 300.0)
     before = evaluations_of(run)
     (run / "result.json").unlink()
-    report = carried_out(run)
+    report = carry_out(run)
     assert evaluations_of(run) == before
     score = (200.0 + 300.0 + before[-1]["mean"]) / 3
     assert report["score"] == result_of(run)["score"] == pytest.approx(score)
 
 
-def test_a_trial_with_a_single_evaluation_says_so(run):
-    report = carried_out(run)
+def test_a_trial_with_a_single_evaluation_has_its_mean_as_score(run):
+    report = carry_out(run)
     result = result_of(run)
     assert report["score"] == result["score"] == result["mean"] and result["score_evaluations"] == 1
 
 
-def test_a_trial_that_ends_as_soon_as_it_is_tried_again_keeps_what_its_checkpoint_was_evaluated_at(run):
-    carried_out(run)
+def test_a_trial_that_ends_as_soon_as_it_is_tried_again_keeps_the_evaluation_of_its_checkpoint(run):
+    carry_out(run)
     (run / "result.json").unlink()
     newest = list_checkpoints(run / "checkpoints")[0]
     before, evaluations = load_checkpoint(newest).state, evaluations_of(run)
@@ -206,8 +209,8 @@ def test_a_trial_that_ends_as_soon_as_it_is_tried_again_keeps_what_its_checkpoin
     assert load_checkpoint(newest).state == before and evaluations_of(run) == evaluations
 
 
-def test_a_trial_that_is_tried_again_is_evaluated_when_it_would_have_been(tmp_path, run):
-    carried_out(run)
+def test_a_trial_that_is_tried_again_is_evaluated_at_the_planned_step(tmp_path, run):
+    carry_out(run)
     (run / "result.json").unlink()
     described = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(
@@ -217,29 +220,32 @@ def test_a_trial_that_is_tried_again_is_evaluated_when_it_would_have_been(tmp_pa
     (run / "evaluation.json").write_text(json.dumps([last | {"env_steps": 10}]))
     trial = SweepTrial({"run": str(run)})
     trial.cleanup()
-    assert trial.recorder.next_evaluation == 25
+    assert trial.run.recorder.next_evaluation == 25
 
 
-def test_a_trial_starts_from_the_weights_it_is_given(tmp_path):
+def test_a_trial_starts_from_given_weights(tmp_path):
     config = A3CConfig(env="Breakout", head="mlp", seed=9)
     source = ParameterServer(config)
     checkpoint = save(tmp_path / "source" / "checkpoints", source.snapshot(), config)
     run = described_run(tmp_path / "sweep" / "run", **{"from": str(checkpoint)})
     trial = SweepTrial({"run": str(run)})
-    weights = trial.training.snapshot().parameters
+    weights = trial.run.training.snapshot().parameters
     trial.cleanup()
-    assert all(torch.equal(weights[name], each) for name, each in source.snapshot().parameters.items())
+    assert all(torch.equal(weights[name], tensor) for name, tensor in source.snapshot().parameters.items())
 
 
 @pytest.mark.parametrize("broken", ["start_training", "Recorder"])
-def test_a_trial_whose_setup_fails_half_way_leaves_its_folder_free(broken, run, monkeypatch):
+def test_a_trial_whose_setup_fails_half_way_frees_its_training_and_its_folder(broken, run, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise TrainingError("no room")
 
+    close, closed = LocalTraining.close, []
     with monkeypatch.context() as patch:
-        patch.setattr(f"launch.experiments.tune_trial.{broken}", fail)
+        patch.setattr(LocalTraining, "close", lambda training: closed.append(close(training)))
+        patch.setattr(f"agents.runs.atari_run.{broken}", fail)
         trial = SweepTrial.__new__(SweepTrial)
         with pytest.raises(TrainingError, match="no room"):
             trial.__init__({"run": str(run)})
         trial.cleanup()
-    assert carried_out(run)["done"]
+    assert len(closed) == (broken == "Recorder")
+    assert carry_out(run)["done"]

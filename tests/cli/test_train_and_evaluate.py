@@ -1,4 +1,4 @@
-"""The commands as a person types them, on real games."""
+"""The commands `train` and `evaluate` as a person types them, on real games."""
 
 import json
 import os
@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from agents.runs.checkpoints import list_checkpoints, load_newest
-from tests.commands import curves, finished, refusal, start, wait_for
+from launch import evaluate
+from tests.commands import curves, finished, in_this_process, refusal, start, wait_for
 from tests.unit.agents.a3c.reports import ROLLOUT_TAGS
 
 TAGS = {
@@ -36,7 +37,7 @@ def run(module: str, *arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Path, str]:
-    """A short run on Pong without Ray, long enough for games to end: its folder and what it printed."""
+    """The folder and the output of a short run on Pong without Ray, which is long enough for games to end."""
     folder = tmp_path_factory.mktemp("runs") / "pong"
     output = run(
         "train", "--env", "Pong", "--workers", 0, "--envs-per-worker", 2, "--rollout-steps", 10,
@@ -46,7 +47,7 @@ def trained(tmp_path_factory) -> tuple[Path, str]:
     return folder, output
 
 
-def test_training_ends_with_a_score_and_the_three_commands_to_go_on_with(trained):
+def test_training_ends_with_a_score_and_three_commands_that_may_follow(trained):
     folder, output = trained
     assert "human-normalised" in output and "evaluation at " in output
     for command in ("watch", "evaluate", "resume"):
@@ -60,7 +61,8 @@ def test_a_run_folder_holds_settings_checkpoints_and_all_curves(trained):
     written = curves(folder)
     scalars = set(written.Tags()["scalars"])
     assert scalars >= TAGS | {"charts/episodic_return", "charts/episodic_length"}
-    assert sorted(scalars, key=str.lower)[0].startswith("charts/")  # what TensorBoard shows first
+    # TensorBoard shows this group first.
+    assert sorted(scalars, key=str.lower)[0].startswith("charts/")
     assert "program/attention" in written.Tags()["images"]
     frames = written.Scalars("charts/frames")
     assert all(frame.value == 4 * frame.step for frame in frames)
@@ -94,33 +96,29 @@ def test_a_policy_is_evaluated_on_full_games_with_scores_json_and_video(trained,
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == result["episode_lengths"][0] + 1
     _, frame = video.read()
     blue, green, red = frame[frame.shape[0] // 2, frame.shape[1] // 2]
-    assert (red, green, blue) == pytest.approx((144, 72, 17), abs=12)  # Pong's brown court
+    # The middle of Pong's court is brown.
+    assert (red, green, blue) == pytest.approx((144, 72, 17), abs=12)
 
 
 def test_a_checkpoint_folder_alone_is_evaluated_with_sticky_actions_if_asked(trained, tmp_path):
     folder, _ = trained
     checkpoint = shutil.copytree(list_checkpoints(folder / "checkpoints")[0], tmp_path / "policy")
-    run(
-        "evaluate",
-        checkpoint,
-        "--episodes",
-        1,
-        "--sticky",
-        0.25,
-        "--greedy",
-        "--json",
-        tmp_path / "scores.json",
+    scores = tmp_path / "scores.json"
+    status, _, errors = in_this_process(
+        evaluate.main, checkpoint, "--episodes", 1, "--sticky", 0.25, "--greedy", "--json", scores
     )
-    (result,) = json.loads((tmp_path / "scores.json").read_text())
+    assert status == 0, errors
+    (result,) = json.loads(scores.read_text())
     assert result["settings"]["sticky"] == 0.25 and result["settings"]["greedy"]
 
 
-def test_a_resumed_run_goes_on_where_it_stopped_without_a_jump_back(trained, tmp_path):
+def test_a_resumed_run_continues_where_it_stopped_without_a_jump_back(trained, tmp_path):
     folder, _ = trained
     run("train", "--resume", folder, "--total-steps", 2_500, "--evaluate-episodes", 0)
     newest = load_newest(folder / "checkpoints", warn=pytest.fail)
     assert newest.state["env_steps"] >= 2_500
-    assert newest.state["config"]["envs_per_worker"] == 2  # the run's own settings
+    # The resumed run has the settings of the first.
+    assert newest.state["config"]["envs_per_worker"] == 2
     assert json.loads((folder / "config.json").read_text())["run"] == {
         "checkpoint_every": 1_000, "keep": 3, "evaluate_every": 1_200, "evaluate_games": 1, "evaluate_episodes": 0,
     }  # fmt: skip
@@ -161,7 +159,8 @@ def test_a_signal_ends_a_run_with_a_last_checkpoint_and_no_process_left(workers,
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) > workers or workers == 0
     assert "in use by a live run" in refusal("train", "--resume", folder)
-    os.killpg(process.pid, number)  # as a terminal does: to the whole group
+    # A terminal sends the signal to the whole group.
+    os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == status, errors
     assert "Traceback" not in errors

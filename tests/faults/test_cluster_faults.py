@@ -29,7 +29,7 @@ def free_ports(count: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_training_goes_on_when_a_node_leaves_and_takes_the_cores_of_one_that_joins():
+def test_training_continues_when_a_node_leaves_and_uses_the_cores_of_a_node_that_joins():
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     leaving = cluster.add_node(num_cpus=1)
     cluster.add_node(num_cpus=1)
@@ -44,19 +44,20 @@ def test_training_goes_on_when_a_node_leaves_and_takes_the_cores_of_one_that_joi
 
                 wait_for(advanced)
 
-            def at_work() -> int:
-                """Workers that have pushed, by their random states."""
+            def count_workers() -> int:
+                """Counts the workers that have pushed, by their random states."""
                 return len(run.snapshot().random_states)
 
-            advance_until(lambda: at_work() == 3)
+            advance_until(lambda: count_workers() == 3)
             assert len(ray.nodes()) == 3 and run.drain().workers == 3
             cluster.remove_node(leaving)
             assert sum(node["Alive"] for node in ray.nodes()) == 2
             advance_until(lambda: run.drain().faults["restarts"] >= 1)
             updates = run.snapshot().updates
-            advance_until(lambda: run.snapshot().updates > updates + 20)  # without a place for the third
+            # The two other workers continue, although there is no place for the third.
+            advance_until(lambda: run.snapshot().updates > updates + 20)
             cluster.add_node(num_cpus=2)
-            advance_until(lambda: at_work() == 4)
+            advance_until(lambda: count_workers() == 4)
             assert run.drain().workers == 4
     finally:
         ray.shutdown()
@@ -89,7 +90,8 @@ def test_ray_job_stop_ends_a_run_with_a_last_checkpoint(tmp_path):
             "python", "-m", "launch.train", "--address", "auto", "--workers", 1, "--envs-per-worker", 2,
             "--checkpoint-every", 100, "--run-dir", folder,
         )  # fmt: skip
-        wait_for(lambda: run_ray(*submit).returncode == 0)  # the head takes a while to be ready
+        # The head takes a while to be ready.
+        wait_for(lambda: run_ray(*submit).returncode == 0)
         wait_for(lambda: folder.exists() and list_checkpoints(folder / "checkpoints"))
         driver = next(
             process for process in psutil.process_iter(["cmdline"])
@@ -99,7 +101,7 @@ def test_ray_job_stop_ends_a_run_with_a_last_checkpoint(tmp_path):
         stopped = time.monotonic()
         assert run_ray("job", "stop", "pong", *address).returncode == 0
         wait_for(lambda: not driver.is_running() or driver.status() == psutil.STATUS_ZOMBIE, seconds=20)
-        assert time.monotonic() - stopped < 15, "it was killed"
+        assert time.monotonic() - stopped < 15, "the run was killed before it could stop"
         newest = load_newest(folder / "checkpoints", warn=pytest.fail)
         assert newest.path >= before
         assert (

@@ -1,4 +1,4 @@
-"""The command itself under faults: its driver or its parameter server killed, its disk full, `ray job stop`."""
+"""Faults of the command itself: its driver or its parameter server is killed, or its disk is full."""
 
 import contextlib
 import os
@@ -17,17 +17,8 @@ from tests import commands
 from tests.commands import curves, wait_for
 
 SMALL = (
-    "--env",
-    "Pong",
-    "--head",
-    "mlp",
-    "--envs-per-worker",
-    "2",
-    "--rollout-steps",
-    "5",
-    "--evaluate-episodes",
-    "0",
-)
+    "--env", "Pong", "--head", "mlp", "--envs-per-worker", "2", "--rollout-steps", "5", "--evaluate-episodes", "0",
+)  # fmt: skip
 
 
 def start(*arguments: object) -> subprocess.Popen:
@@ -35,7 +26,7 @@ def start(*arguments: object) -> subprocess.Popen:
 
 
 def steps(folder: Path) -> list[int]:
-    """Of the checkpoints there are, newest first."""
+    """Returns the steps of a run's checkpoints, newest first."""
     return [int(path.name.removeprefix("step-")) for path in list_checkpoints(folder / "checkpoints")]
 
 
@@ -62,16 +53,19 @@ def test_a_full_disk_costs_checkpoints_and_curves_but_not_the_run(tmp_path):
     folder = tmp_path / "run"
     process = start(*SMALL, "--workers", 0, "--checkpoint-every", 30, "--keep", 1_000, "--run-dir", folder)
     wait_for(lambda: steps(folder))
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))  # no file may grow
+    # From now on no file may grow.
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
     before, deadline, lines = steps(folder), time.monotonic() + 60, []
     assert process.stdout is not None
     while sum(line.startswith("warning: no checkpoint at") for line in lines) < 2:
         lines.append(process.stdout.readline())
         assert time.monotonic() < deadline, lines
     assert any(line.startswith(f"warning: curves cannot be written to {folder}") for line in lines)
+    # All checkpoints are whole.
     for path in list_checkpoints(folder / "checkpoints"):
-        load_checkpoint(path)  # whole
-    assert len(before) <= len(steps(folder)) <= len(before) + 1  # one may have been under way
+        load_checkpoint(path)
+    # A checkpoint may have been under way when the disk became full.
+    assert len(before) <= len(steps(folder)) <= len(before) + 1
     assert list((folder / "checkpoints").glob(".step-*")) == []
 
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -84,9 +78,12 @@ def test_a_full_disk_costs_checkpoints_and_curves_but_not_the_run(tmp_path):
     assert any(point.wall_time < full for point in points) and any(point.wall_time > full for point in points)
 
 
-def left_of(family: list[psutil.Process]) -> list[str]:
-    """Names of the actors, and of the servers of Ray, that are still there. Workers that were only just starting look now and then
-    whether their parent is there; Ray's two agents first try for 60 s to tell the dead server that the raylet has died."""
+def living_names(family: list[psutil.Process]) -> list[str]:
+    """Returns the names of the actors and of Ray's servers that still live.
+
+    Other processes may take longer to end. Workers that were just starting look for their parent from time
+    to time. Ray's two agents first try for 60 s to report to the dead server that the raylet has died.
+    """
     names = []
     for process in family:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -111,16 +108,19 @@ def test_a_driver_killed_fifty_times_always_resumes_from_its_newest_whole_checkp
         )
         if not known:
             wait_for(lambda: steps(folder))
-        elif kills % 2:  # at any time, while it starts as well
+        elif kills % 2:
+            # This kill comes at any time, perhaps while the driver starts.
             time.sleep(chance.uniform(0, 15))
-        else:  # while it trains and saves, however long it takes to start
+        else:
+            # This kill comes while the driver trains and saves, however long it takes to start.
             wait_for(lambda known=known: steps(folder)[0] > known[0])
             time.sleep(chance.uniform(0, 3))
         family = psutil.Process(process.pid).children(recursive=True)
         families += family
         os.kill(process.pid, signal.SIGKILL)
         output, _ = process.communicate()
-        assert process.returncode == -signal.SIGKILL, output  # it was alive
+        # The driver was alive until the kill.
+        assert process.returncode == -signal.SIGKILL, output
         kills += 1
         for line in output.splitlines():
             assert not line.startswith(("warning", "error")), line
@@ -130,8 +130,8 @@ def test_a_driver_killed_fifty_times_always_resumes_from_its_newest_whole_checkp
         for path in list_checkpoints(folder / "checkpoints"):
             load_checkpoint(path)
         deadline = time.monotonic() + 15
-        while left_of(family) and time.monotonic() < deadline:
+        while living_names(family) and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert left_of(family) == []
+        assert living_names(family) == []
     wait_for(lambda: not any(process.is_running() for process in families), seconds=90)
     assert len(resumed_at) > 25 and resumed_at == sorted(resumed_at) and len(set(resumed_at)) > 10

@@ -1,4 +1,4 @@
-"""Workers that die, fail or hang, on a real Ray cluster of this machine. Every test first proves that the fault happened."""
+"""Workers that die, fail or hang on a real Ray cluster of this machine. Every test proves that the fault happened."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from agents.a3c.ray_training import RayTraining
 from agents.errors import TrainingError
 
 Fault = Callable[[int, int], None]
-"""Called in a worker's process with its number and attempt, before it begins."""
+"""A function that a worker's process calls with its number and attempt before it begins."""
 
 
 def config(**changes) -> A3CConfig:
@@ -41,7 +41,7 @@ def training(config: A3CConfig, monkeypatch: pytest.MonkeyPatch, fault: Fault) -
 
 
 def note_rollouts(log: Path) -> Fault:
-    """No fault: every rollout leaves a line of [worker, attempt, version, process]."""
+    """Makes a fault that only logs a line [worker, attempt, version, process] for every rollout."""
 
     def note(index: int, attempt: int) -> None:
         from agents.a3c.worker import RolloutWorker
@@ -70,14 +70,14 @@ def advance_until(training: RayTraining, condition: Callable[[], object], *, sec
 
 
 def working(log: Path) -> dict[int, int]:
-    """The latest process of each worker that has made a rollout."""
+    """Returns the latest process of each worker that has made a rollout."""
     return {index: process for index, _, _, process in rollouts(log)}
 
 
 @pytest.mark.parametrize(
     "victims", [pytest.param([0], marks=pytest.mark.slow), [0, 1]], ids=["one of two", "both"]
 )
-def test_after_a_kill_a_run_goes_on_with_a_new_worker_that_has_the_newest_weights(
+def test_after_a_kill_a_run_continues_with_a_new_worker_that_has_the_newest_weights(
     victims, monkeypatch, tmp_path
 ):
     log = tmp_path / "rollouts"
@@ -92,10 +92,11 @@ def test_after_a_kill_a_run_goes_on_with_a_new_worker_that_has_the_newest_weight
         for victim in victims:
             assert not psutil.pid_exists(killed[victim])
             first = next(line for line in rollouts(log) if line[:2] == [victim, 1])
-            assert first[2] >= version, "its first gradient comes from weights as new as when it was killed"
+            assert first[2] >= version, "the first gradient comes from weights older than the kill"
         metrics = run.drain()
         assert metrics.faults["restarts"] == len(victims) and metrics.workers == 2
-        assert metrics.faults["steps_lost"] == 10 * len(victims)  # at most a rollout of 2 games each
+        # Each victim loses at most a rollout of 2 games.
+        assert metrics.faults["steps_lost"] == 10 * len(victims)
         for victim in victims:
             assert any(f"worker {victim} on Pong is restarted" in line for line in metrics.messages)
 
@@ -119,7 +120,7 @@ def test_workers_that_die_at_every_start_end_the_run_with_the_first_cause(monkey
     assert log.read_text().split() == ["0", "1", "2"]
 
 
-def test_a_run_whose_every_reward_is_bad_ends_with_the_name_of_the_worker_and_the_game(monkeypatch):
+def test_a_run_whose_rewards_are_all_not_finite_ends_with_the_name_of_the_worker_and_the_game(monkeypatch):
     def spoil(index: int, attempt: int) -> None:
         from envs.atari import AtariGames
 
@@ -137,13 +138,14 @@ def test_a_run_whose_every_reward_is_bad_ends_with_the_name_of_the_worker_and_th
             match=r"^the reward of a game was not finite in worker 1 on Pong, and 4 updates .*$",
         ):
             advance_until(run, lambda: False)
-        snapshot = run.snapshot()  # the run can still be saved
+        # The run can still be saved.
+        snapshot = run.snapshot()
         assert all(tensor.isfinite().all() for tensor in snapshot.parameters.values())
         assert run.drain().faults["restarts"] == 0
 
 
 @pytest.mark.slow
-def test_a_game_that_raises_is_built_anew_and_its_lost_steps_are_counted(monkeypatch, tmp_path):
+def test_a_worker_whose_game_fails_is_restarted_and_its_lost_steps_are_counted(monkeypatch, tmp_path):
     log = tmp_path / "rollouts"
     note = note_rollouts(log)
 
@@ -168,7 +170,7 @@ def test_a_game_that_raises_is_built_anew_and_its_lost_steps_are_counted(monkeyp
 
 
 @pytest.mark.slow
-def test_a_game_that_hangs_is_found_by_name_and_restarted(monkeypatch, tmp_path):
+def test_a_worker_whose_game_hangs_is_named_and_restarted(monkeypatch, tmp_path):
     log = tmp_path / "rollouts"
     note = note_rollouts(log)
 
@@ -201,7 +203,7 @@ def test_the_death_of_the_parameter_server_ends_the_run(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_outlives_twenty_kills_at_random_times(monkeypatch, tmp_path):
+def test_a_run_survives_twenty_kills_at_random_times(monkeypatch, tmp_path):
     log, chance, kills = tmp_path / "rollouts", random.Random(0), 0
     with training(config(), monkeypatch, note_rollouts(log)) as run:
         while kills < 20:

@@ -1,4 +1,4 @@
-"""Training in one process, bit for bit: the same again, through a checkpoint, and resumed."""
+"""Training in one process, which is the same bit for bit when it is repeated, stored or resumed."""
 
 from dataclasses import replace
 
@@ -17,12 +17,14 @@ from neurocoder.settings import NeurocoderSettings
 from tests.unit.agents.a3c.reports import ROLLOUT_TAGS
 from tests.unit.agents.runs.saved_runs import save
 
-STEPS = 2 * 3  # of an update
+# Agent steps of an update.
+STEPS = 2 * 3
 OPTIMIZERS = ("rmsprop", "adam", "amsgrad")
 
 
 @pytest.fixture(autouse=True)
-def torch_is_left_as_it_was():
+def unchanged_torch():
+    """Resets torch's choice of deterministic algorithms."""
     before = torch.are_deterministic_algorithms_enabled()
     yield
     torch.use_deterministic_algorithms(before)
@@ -42,26 +44,27 @@ def train(training: LocalTraining, *, updates: int) -> Snapshot:
     return training.snapshot()
 
 
-def assert_bit_identical(one: Snapshot, other: Snapshot) -> None:
+def assert_bit_identical(first: Snapshot, other: Snapshot) -> None:
     for group in ("parameters", "optimizer", "random_states"):
-        tensors, others = getattr(one, group), getattr(other, group)
+        tensors, others = getattr(first, group), getattr(other, group)
         assert tensors.keys() == others.keys() and tensors
         for name in tensors:
             assert tensors[name].dtype == others[name].dtype
             assert torch.equal(tensors[name], others[name]), f"{group}: {name}"
     for counter in ("env_steps", "updates", "episodes", "recent_returns", "mean_return"):
-        assert getattr(one, counter) == getattr(other, counter), counter
+        assert getattr(first, counter) == getattr(other, counter), counter
 
 
 @pytest.fixture(scope="module", params=OPTIMIZERS)
 def run(request) -> tuple[A3CConfig, Snapshot]:
-    """A run of a few updates: its settings and where it stands after them."""
+    """The settings of a run, and its snapshot after a few updates."""
     config = tiny(optimizer=request.param)
     with start_training(config) as training:
         return config, train(training, updates=4)
 
 
-def test_two_runs_of_one_seed_are_bit_identical_and_have_learned(run):
+@pytest.mark.parametrize("run", OPTIMIZERS[:1], indirect=True)
+def test_two_runs_with_the_same_seed_are_bit_identical_and_have_learned(run):
     config, snapshot = run
     with start_training(config) as training:
         before = training.snapshot()
@@ -85,9 +88,8 @@ def test_another_seed_gives_another_run(run):
 
 def test_a_checkpoint_gives_back_the_snapshot_bit_for_bit(run, tmp_path):
     config, snapshot = run
-    snapshot = replace(
-        snapshot, episodes=3, recent_returns=[0.1, -21.0, 1e6]
-    )  # games too short to end by themselves
+    # The run is too short for games to end.
+    snapshot = replace(snapshot, episodes=3, recent_returns=[0.1, -21.0, 1e6])
     checkpoint = load_checkpoint(save(tmp_path, snapshot, config))
     assert_bit_identical(to_snapshot(Snapshot, checkpoint), snapshot)
     assert checkpoint.state["mean_return"] == snapshot.mean_return
@@ -95,13 +97,13 @@ def test_a_checkpoint_gives_back_the_snapshot_bit_for_bit(run, tmp_path):
 
 
 @pytest.mark.parametrize("run", OPTIMIZERS[:1], indirect=True)
-def test_a_policy_from_a_checkpoint_answers_as_the_network_that_was_trained(run, tmp_path):
+def test_a_policy_from_a_checkpoint_answers_like_the_network_that_was_trained(run, tmp_path):
     config, _ = run
     with start_training(config) as training:
         checkpoint = load_checkpoint(save(tmp_path, train(training, updates=4), config))
         network, trained = to_policy(checkpoint)[0].network, training.server.network
     frames = torch.randint(256, (3, 1, 80, 80), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    # not to the last bit: the trained one's weights lie in one vector, and kernels ask how memory is aligned
+    # The last bits differ: the trained weights lie in one vector, and kernels depend on the alignment of memory.
     torch.testing.assert_close(outputs(network, frames), outputs(trained, frames), rtol=1e-4, atol=1e-6)
     assert outputs(network, frames)[0].std() > 1e-3
 
@@ -114,7 +116,7 @@ def outputs(network, frames):
     return network.actor(hidden), network.critic(hidden)
 
 
-def test_a_resumed_run_equals_one_that_only_restarts_its_games_there(run, tmp_path):
+def test_a_resumed_run_equals_a_run_that_only_restarts_its_games_at_that_step(run, tmp_path):
     config, snapshot = run
     with start_training(config) as training:
         train(training, updates=4)
@@ -170,7 +172,7 @@ def test_a_checkpoint_whose_settings_do_not_fit_its_tensors_is_refused_in_one_li
 
 
 @pytest.mark.parametrize("run", OPTIMIZERS[:1], indirect=True)
-def test_a_checkpoint_from_before_policies_had_settings_of_their_own_gives_the_same_policy(run, tmp_path):
+def test_an_old_checkpoint_without_settings_of_its_policy_gives_the_same_policy(run, tmp_path):
     config, snapshot = run
     checkpoint = load_checkpoint(save(tmp_path, snapshot, config))
     del checkpoint.state["policy"]
@@ -181,7 +183,9 @@ def test_a_checkpoint_from_before_policies_had_settings_of_their_own_gives_the_s
 
 @pytest.mark.parametrize("run", OPTIMIZERS[:1], indirect=True)
 @pytest.mark.parametrize("part", ["updates", "episodes", "recent_returns"])
-def test_a_checkpoint_of_something_else_is_refused_in_one_line_that_names_what_it_lacks(run, tmp_path, part):
+def test_a_checkpoint_of_another_kind_of_run_is_refused_in_one_line_that_names_what_it_lacks(
+    run, tmp_path, part
+):
     config, snapshot = run
     checkpoint = load_checkpoint(save(tmp_path, snapshot, config))
     del checkpoint.state[part]

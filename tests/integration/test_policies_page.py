@@ -1,4 +1,4 @@
-"""docs/policies.md does what it says."""
+"""The examples of docs/policies.md run as they are printed."""
 
 import re
 import subprocess
@@ -11,6 +11,7 @@ import torch
 
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_server import ParameterServer
+from agents.actor_critic.config import PolicySettings
 from tests.commands import ROOT
 from tests.unit.agents.runs.saved_runs import save
 
@@ -20,10 +21,10 @@ CONFIG = A3CConfig(env="Pong", head="neurocoder")
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch) -> Path:
-    """The present folder, with runs/pong: a policy that nobody has trained. Its games are cut after 200 steps."""
+    """The current folder, with an untrained policy in runs/pong. Its games are cut after 200 steps."""
     monkeypatch.chdir(tmp_path)
-    game = A3CConfig.game
-    monkeypatch.setattr(A3CConfig, "game", lambda config: replace(game(config), max_frames=800))
+    game = PolicySettings.game
+    monkeypatch.setattr(PolicySettings, "game", lambda config: replace(game(config), max_frames=800))
     server = ParameterServer(CONFIG)
     save(tmp_path / "runs" / "pong" / "checkpoints", server.snapshot(), CONFIG)
     return tmp_path

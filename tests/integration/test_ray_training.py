@@ -1,4 +1,4 @@
-"""One run on a real Ray cluster of this machine, and its continuation to the end."""
+"""A run on a real Ray cluster of this machine, and its continuation to the end."""
 
 import time
 from collections.abc import Callable
@@ -19,20 +19,21 @@ from neurocoder.settings import NeurocoderSettings
 from tests.unit.agents.a3c.reports import ROLLOUT_TAGS
 from tests.unit.agents.runs.saved_runs import save
 
-STEPS = 2 * 3  # of an update
+# Agent steps of an update.
+STEPS = 2 * 3
 
 
 @dataclass
 class Run:
     config: A3CConfig
     first: Snapshot
-    """Taken at once after the start, before a worker has pushed much."""
+    """Snapshot right after the start, before workers have pushed much."""
     last: Snapshot
     metrics: list[Metrics]
     processes: dict[psutil.Process, str]
-    """Everything that Ray had started, with its name."""
+    """All processes that Ray had started, with their names."""
     listening: set[str]
-    """The addresses on which all of it, and this process, listened."""
+    """Addresses on which these processes and this one listened."""
 
 
 def train(
@@ -57,13 +58,13 @@ def train(
 
 
 def both_have_pushed(training: Training, metrics: list[Metrics]) -> bool:
-    """At the same time, so that one's gradients came while the other computed."""
+    """True if both workers have pushed, and one while the other computed."""
     return any(look.staleness for look in metrics) and len(training.snapshot().random_states) == 2
 
 
 @pytest.fixture(scope="module")
 def run() -> Run:
-    """A run that is ended in its midst."""
+    """A run that is stopped before its end."""
     config = A3CConfig(
         env="Pong", head="neurocoder", neurocoder=NeurocoderSettings(slots=8, heads=2), workers=2,
         envs_per_worker=2, rollout_steps=3, total_steps=1_000_000,
@@ -73,7 +74,7 @@ def run() -> Run:
 
 @pytest.fixture(scope="module")
 def continued(run, tmp_path_factory) -> Run:
-    """The run taken up again from a checkpoint, with a few updates to go, and trained to its end."""
+    """The same run, continued from a checkpoint for a few updates to its end."""
     folder = save(tmp_path_factory.mktemp("checkpoints"), run.last, run.config)
     config = replace(run.config, total_steps=run.last.env_steps + 20 * STEPS)
     snapshot = to_snapshot(Snapshot, load_checkpoint(folder))
@@ -100,12 +101,13 @@ def test_updates_come_with_their_losses_and_steps(run):
     actions = [f"policy/action/{name}" for name in action_names("pong")]
     for metrics in reported:
         assert metrics.scalars.keys() - {"policy/kl"} == ROLLOUT_TAGS - {"policy/kl"} | set(actions)
-        assert 0 < metrics.scalars["losses/entropy"] <= torch.tensor(6.0).log() + 1e-4  # Pong has six actions
+        # Pong has six actions.
+        assert 0 < metrics.scalars["losses/entropy"] <= torch.tensor(6.0).log() + 1e-4
         assert sum(metrics.scalars[action] for action in actions) == pytest.approx(1.0)
     assert any(metrics.scalars.get("policy/kl", 0.0) > 0 for metrics in reported)
 
 
-def test_all_workers_compute_in_one_precision_which_the_checkpoint_names(run, continued):
+def test_all_workers_compute_in_one_precision_that_the_checkpoint_names(run, continued):
     (kind,) = run.last.precisions
     assert run.last.precisions[kind] in ("fp32", "bf16")
     assert continued.metrics[-1].precisions == run.metrics[-1].precisions == run.last.precisions
@@ -119,8 +121,8 @@ def test_a_snapshot_of_a_run_makes_a_policy(run, tmp_path):
         assert torch.equal(tensor, run.last.parameters[name])
 
 
-def test_a_continued_run_takes_the_steps_it_has_left_and_stops(continued):
-    # when the last step is taken, the other worker has one more gradient under way
+def test_a_continued_run_takes_its_remaining_steps_and_stops(continued):
+    # When the last step is taken, the other worker has one more gradient under way.
     assert 0 <= continued.last.env_steps - continued.config.total_steps <= 2 * STEPS
     assert continued.metrics[-1].learning_rate == 0.0
 
@@ -133,32 +135,32 @@ def test_a_continued_run_counts_on_from_its_snapshot(run, continued):
     assert continued.last.updates - run.last.updates >= 20
 
 
-def test_a_continued_run_goes_on_with_the_learning_rate_of_its_step(run, continued):
-    for each in (run, continued):
-        for metrics in each.metrics:
-            left = max(0.0, 1 - metrics.env_steps / each.config.total_steps)
-            assert metrics.learning_rate == pytest.approx(each.config.learning_rate * left)
+def test_a_continued_run_has_the_learning_rate_of_its_step(run, continued):
+    for part in (run, continued):
+        for metrics in part.metrics:
+            left = max(0.0, 1 - metrics.env_steps / part.config.total_steps)
+            assert metrics.learning_rate == pytest.approx(part.config.learning_rate * left)
 
 
 def test_a_continued_run_has_the_weights_and_statistics_of_its_snapshot(run, continued):
     config, updates = run.config, continued.first.updates - run.last.updates
-    # an update moves a weight by at most the rate over the root of 1 - decay, and none at all had come most likely
+    # An update moves a weight by at most the rate over the root of 1 - decay. Usually there was no update yet.
     farthest = updates * config.learning_rate / (1 - config.rmsprop_decay) ** 0.5
     for name, before in run.last.parameters.items():
         assert (continued.first.parameters[name] - before).abs().max() <= farthest, name
-    # an update lowers a square average by at most the decay
-    before, after = (each.optimizer["square_average"] for each in (run.last, continued.first))
+    # An update lowers a square average by at most the decay.
+    before, after = (snapshot.optimizer["square_average"] for snapshot in (run.last, continued.first))
     assert (after >= before * config.rmsprop_decay**updates * (1 - 1e-5)).all()
     assert before.max() > 0
 
 
 def test_no_process_of_ray_is_left_after_a_run(run, continued):
-    for each in (run, continued):
-        assert {"raylet", "gcs_server"} <= set(each.processes.values())
-        _, alive = psutil.wait_procs(list(each.processes), timeout=30)
+    for part in (run, continued):
+        assert {"raylet", "gcs_server"} <= set(part.processes.values())
+        _, alive = psutil.wait_procs(list(part.processes), timeout=30)
         assert alive == []
 
 
-def test_ray_listens_on_this_machine_alone(run):
+def test_ray_listens_only_on_addresses_of_this_machine(run):
     assert run.listening
     assert all(ip.removeprefix("::ffff:").startswith("127.") for ip in run.listening), run.listening

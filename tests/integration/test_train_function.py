@@ -1,4 +1,4 @@
-"""`agents.train` and what it leaves behind, on real games."""
+"""The function `agents.train` on real games, and the files that it leaves."""
 
 import json
 import os
@@ -31,34 +31,38 @@ RECORDING = Recording(checkpoint_every=200, evaluate_every=200, evaluate_games=2
 
 @pytest.fixture(autouse=True)
 def look_at_every_update(monkeypatch):
-    """A run is looked at after every update, not once a second, so that these short ones are saved and evaluated in their midst."""
+    """Has a run looked at after every update, not once a second.
+
+    Short runs are then saved and evaluated while they train.
+    """
     monkeypatch.setattr("agents.runs.recorder.LOOK_EVERY", 0.0)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run with evaluations: its folder, its result and what its callback was told."""
-    folder, told = tmp_path_factory.mktemp("runs") / "breakout", []
+    """A run with evaluations: its folder, its result and the arguments of its callback's calls."""
+    folder, calls = tmp_path_factory.mktemp("runs") / "breakout", []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agents.runs.recorder.LOOK_EVERY", 0.0)
-        result = train(CONFIG, folder, lambda *each: told.append(each), recording=RECORDING)
-    return folder, result, told
+        result = train(CONFIG, folder, lambda *arguments: calls.append(arguments), recording=RECORDING)
+    return folder, result, calls
 
 
-def test_a_run_tells_its_result_and_its_callback_how_it_goes(trained):
-    folder, result, told = trained
+def test_the_result_and_the_callback_of_a_run_report_its_steps(trained):
+    folder, result, calls = trained
     assert result.folder == folder and not result.stopped and result.env_steps >= 600
     assert result.checkpoint == list_checkpoints(folder / "checkpoints")[0]
-    assert told[0] == (0, None) and told[-1] == (result.env_steps, None)
-    steps = [env_steps for env_steps, _ in told]
+    assert calls[0] == (0, None) and calls[-1] == (result.env_steps, None)
+    steps = [env_steps for env_steps, _ in calls]
     assert steps == sorted(steps) and len(steps) > 10
-    assert all(env_steps == metrics.env_steps for env_steps, metrics in told[1:-1])
+    assert all(env_steps == metrics.env_steps for env_steps, metrics in calls[1:-1])
 
 
 def test_evaluations_go_to_the_folder_the_curves_and_the_checkpoints(trained):
     folder, result, _ = trained
     evaluations = json.loads((folder / "evaluation.json").read_text())
-    assert [len(each["episode_returns"]) for each in evaluations] == [2, 2, 2, 3][-len(evaluations) :]
+    games = [len(evaluation["episode_returns"]) for evaluation in evaluations]
+    assert games == [2, 2, 2, 3][-len(evaluations) :]
     assert len(evaluations) >= 3 and evaluations[-1] == result.evaluation
     assert evaluations[-1]["env_steps"] == result.env_steps
     events = curves(folder)
@@ -68,8 +72,10 @@ def test_evaluations_go_to_the_folder_the_curves_and_the_checkpoints(trained):
         ("eval/human_normalised", "human_normalised_mean"),
     ):
         points = [(point.step, point.value) for point in events.Scalars(tag)]
-        assert points == [(each["env_steps"], pytest.approx(each[name], rel=1e-5)) for each in evaluations]
-    means = {each["env_steps"]: each["mean"] for each in evaluations}
+        assert points == [
+            (evaluation["env_steps"], pytest.approx(evaluation[name], rel=1e-5)) for evaluation in evaluations
+        ]
+    means = {evaluation["env_steps"]: evaluation["mean"] for evaluation in evaluations}
     for path in list_checkpoints(folder / "checkpoints"):
         state = load_checkpoint(path).state
         assert state["evaluation"]["mean_return"] == means[state["env_steps"]]
@@ -85,19 +91,19 @@ def test_an_evaluation_of_a_run_can_be_repeated_by_hand(trained):
         assert again == first
 
 
-def test_the_folder_says_in_which_precision_workers_computed(trained):
-    folder, result, told = trained
+def test_the_folder_names_the_precision_of_the_workers(trained):
+    folder, result, calls = trained
     precisions = json.loads((folder / "config.json").read_text())["precisions"]
-    assert precisions == told[-2][1].precisions == load_checkpoint(result.checkpoint).state["precisions"]
+    assert precisions == calls[-2][1].precisions == load_checkpoint(result.checkpoint).state["precisions"]
     assert set(precisions.values()) <= {"fp32", "bf16"} and len(precisions) == 1
     assert "precision/text_summary" in curves(folder).Tags()["tensors"]
 
 
-def test_evaluating_changes_nothing_in_what_is_learnt(trained, tmp_path):
+def test_evaluations_do_not_change_what_is_learnt(trained, tmp_path):
     weights = []
     for every in (0, 100):
         config = replace(CONFIG, deterministic=True, total_steps=300)
-        recording = replace(RECORDING, evaluate_every=every, evaluate_episodes=0)
+        recording = replace(RECORDING, evaluate_every=every, evaluate_games=1, evaluate_episodes=0)
         result = train(config, tmp_path / str(every), recording=recording)
         assert (tmp_path / str(every) / "evaluation.json").exists() == bool(every)
         weights.append(load_checkpoint(result.checkpoint).tensors["parameters"])
@@ -131,7 +137,7 @@ def test_a_callback_stops_a_run_which_is_then_resumed_to_its_end(tmp_path):
         (dict(weights_of="nowhere"), "nowhere is neither a run folder"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line_and_leaves_no_folder(change, line, tmp_path):
+def test_wrong_arguments_are_refused_in_one_line_and_leave_no_checkpoint(change, line, tmp_path):
     config = change.pop("config", CONFIG)
     with pytest.raises(ValueError, match=line) as refusal:
         train(config, tmp_path / "run", **change)
@@ -144,7 +150,7 @@ def test_what_cannot_be_is_refused_in_one_line_and_leaves_no_folder(change, line
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    """A checkpoint on Breakout with a Neurocoder head, of weights that differ from any fresh ones."""
+    """A checkpoint on Breakout with a Neurocoder head, whose weights differ from all fresh ones."""
     config = A3CConfig(
         env="Breakout", head="neurocoder", neurocoder=NeurocoderSettings(slots=8, heads=2), seed=5
     )
@@ -160,7 +166,7 @@ def fresh_weights(config: A3CConfig) -> dict[str, torch.Tensor]:
     return ParameterServer(config).network.state_dict()
 
 
-def test_a_run_starts_from_all_weights_of_another_of_the_same_network_and_from_no_counter(source):
+def test_a_run_from_another_of_the_same_network_has_all_its_weights_and_none_of_its_counts(source):
     theirs = load_checkpoint(source)
     config = A3CConfig.from_dict(theirs.state["policy"])
     sticky = replace(config, env="ALE/Breakout-v5")
@@ -203,7 +209,7 @@ def test_training_starts_from_the_weights_of_another_run(source, tmp_path):
 # -- a trained policy --------------------------------------------------------------------------------------------------
 
 
-def test_a_policy_is_loaded_from_a_run_from_its_best_checkpoint_or_from_a_checkpoint_folder(trained):
+def test_a_policy_is_loaded_from_a_run_or_its_best_checkpoint_or_a_checkpoint_folder(trained):
     folder, result, _ = trained
     for run, best, expected in (
         (folder, False, result.checkpoint),
@@ -216,7 +222,9 @@ def test_a_policy_is_loaded_from_a_run_from_its_best_checkpoint_or_from_a_checkp
         assert policy.settings == CONFIG.game() and policy.actions == ("NOOP", "FIRE", "RIGHT", "LEFT")
 
 
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning_and_no_good_one_is_an_error(trained, tmp_path):
+def test_a_damaged_checkpoint_is_skipped_with_a_warning_and_a_run_without_a_good_one_is_an_error(
+    trained, tmp_path
+):
     import shutil
 
     _, result, _ = trained
@@ -233,7 +241,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning_and_no_good_one_is_a
         load_policy(tmp_path / "nowhere")
 
 
-def test_loading_a_policy_leaves_the_random_state_of_torch_alone(trained):
+def test_loading_a_policy_does_not_change_the_random_state_of_torch(trained):
     folder, _, _ = trained
     before = torch.get_rng_state()
     load_policy(folder)
@@ -262,13 +270,13 @@ def test_an_evaluator_on_ray_has_the_lowest_priority_and_survives_the_death_of_i
     here = Evaluator(games=2, seed=1, on_ray=False)
     evaluator.begin(result.checkpoint)
     assert evaluator.busy and evaluator.checkpoint == result.checkpoint
-    found = evaluator.take(timeout=None)
+    result_on_ray = evaluator.take(timeout=None)
     here.begin(result.checkpoint)
-    # Another thread count, and so another order of sums, may change the last digits of a network, but hardly a game.
-    assert np.allclose(found["episode_returns"], here.take()["episode_returns"])
+    # With another number of threads sums have another order. The last digits may differ, but hardly the games.
+    assert np.allclose(result_on_ray["episode_returns"], here.take()["episode_returns"])
     assert not evaluator.busy and evaluator.take(timeout=None) is None
     children = psutil.Process().children(recursive=True)
-    (process,) = (each for each in children if "EvaluationActor" in " ".join(each.cmdline()[:1]))
+    (process,) = (child for child in children if "EvaluationActor" in " ".join(child.cmdline()[:1]))
     assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
     evaluator.begin(result.checkpoint)
     process.kill()
@@ -276,11 +284,11 @@ def test_an_evaluator_on_ray_has_the_lowest_priority_and_survives_the_death_of_i
         evaluator.take(timeout=None)
     assert "\n" not in str(failure.value) and not evaluator.busy
     evaluator.begin(result.checkpoint)
-    assert evaluator.take(timeout=None)["episode_returns"] == found["episode_returns"]
+    assert evaluator.take(timeout=None)["episode_returns"] == result_on_ray["episode_returns"]
     evaluator.close()
 
 
-def test_a_failed_evaluation_is_told_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
+def test_a_failed_evaluation_is_a_warning_and_the_run_continues(tmp_path, monkeypatch, capsys):
     def fails(evaluator, **_):
         evaluator.checkpoint = None
         raise EvaluationFailed("no luck")

@@ -1,4 +1,4 @@
-"""Whether a Ray cluster has room, by what its nodes have."""
+"""The room of a Ray cluster, computed from its nodes."""
 
 import pytest
 import ray
@@ -31,7 +31,7 @@ def test_there_is_room_for_as_many_actors_as_fit_into_single_nodes(nodes, cpus, 
         check_room(room + 1, "workers", cpus=cpus, gpus=gpus)
 
 
-def test_the_error_says_what_is_asked_for(monkeypatch):
+def test_the_error_names_what_was_asked_for(monkeypatch):
     monkeypatch.setattr(ray, "nodes", lambda: [node(16, 2)])
     with pytest.raises(TrainingError, match=r"^3 workers of 2 CPUs and 0\.6 GPU each are asked for"):
         check_room(3, "workers", cpus=2, gpus=0.6)

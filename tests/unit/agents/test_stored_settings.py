@@ -1,3 +1,5 @@
+"""Settings read from JSON, and refusals of those that do not fit."""
+
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -23,13 +25,13 @@ class Outer:
 STORED = {"rate": 1, "inner": {"width": None, "kind": "b"}, "seeds": [3, 4], "workers": "auto"}
 
 
-def test_what_was_stored_is_read_with_its_types():
+def test_stored_settings_are_read_with_their_types():
     settings = read_settings(Outer, STORED)
     assert settings == Outer(rate=1.0, inner=Inner(None, "b"), seeds=(3, 4), workers="auto")
     assert isinstance(settings.rate, float) and asdict(settings)["seeds"] == (3, 4)
 
 
-def test_settings_that_are_missing_have_their_defaults():
+def test_missing_settings_have_their_defaults():
     assert read_settings(Outer, {"rate": 2.0, "inner": {}}) == Outer(rate=2.0)
 
 
@@ -46,19 +48,19 @@ def test_settings_that_are_missing_have_their_defaults():
         ({"workers": "all"}, "workers"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line_that_names_it(change, line):
+def test_a_setting_that_does_not_fit_is_refused_in_one_line_that_names_it(change, line):
     with pytest.raises(ValueError, match=line) as refusal:
         read_settings(Outer, STORED | change)
     assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("stored", [None, 3, "text", [STORED]])
-def test_what_is_no_object_is_refused(stored):
+def test_settings_that_are_no_object_are_refused(stored):
     with pytest.raises(ValueError, match="Expected `object`"):
         read_settings(Outer, stored)
 
 
-def test_a_setting_without_a_default_must_be_there():
+def test_a_missing_setting_without_a_default_is_refused():
     with pytest.raises(ValueError, match="rate"):
         read_settings(Outer, {"seeds": [1]})
 

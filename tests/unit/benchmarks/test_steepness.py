@@ -1,3 +1,5 @@
+"""Singular values and first steps of layers that are computed by hand."""
+
 import numpy as np
 import torch
 
@@ -16,7 +18,7 @@ def test_a_layer_that_depends_on_its_input_has_the_singular_values_of_its_deriva
         def forward(self, inputs):
             return torch.stack((inputs.square().sum(dim=1), torch.zeros(len(inputs))), dim=1)
 
-    # The derivative is (6, 8) and 0: of length 10, each half of it from their mean.
+    # The derivative's rows are (6, 8), of length 10, and 0. Each is half of that from their mean.
     inputs = torch.tensor([[3.0, 4.0]])
     np.testing.assert_allclose(singular_values(Square(), inputs), [10 / np.sqrt(2)], rtol=1e-6)
 

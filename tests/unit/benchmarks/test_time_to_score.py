@@ -1,4 +1,4 @@
-"""The benchmark of wall clock to a score: what it counts."""
+"""Rules of the benchmark of wall-clock time to a score."""
 
 import math
 import sys
@@ -13,8 +13,8 @@ from tests.benchmarks import time_to_score
 from tests.benchmarks.time_to_score import STOP_AFTER, figures, first_to_hold, is_over, main, recent_mean
 
 
-def plays(*means: float) -> tuple[tuple[Path, float] | None, int]:
-    """What `first_to_hold` finds among checkpoints of these means, called 0, 1, ..., and how many it plays with."""
+def chosen(*means: float) -> tuple[tuple[Path, float] | None, int]:
+    """Returns the choice of `first_to_hold` among checkpoints 0, 1, ... with these means, and how many play."""
     played = []
 
     def play(path: Path) -> float:
@@ -30,16 +30,16 @@ def save(run: Path, step: int, *returns: float) -> Path:
 
 
 def test_the_first_of_two_checkpoints_in_a_row_at_the_score_counts_and_later_ones_are_not_played():
-    assert plays(12.0, 18.0, 18.5, 20.0) == ((Path("1"), 18.0), 3)
+    assert chosen(12.0, 18.0, 18.5, 20.0) == ((Path("1"), 18.0), 3)
 
 
 def test_a_checkpoint_at_the_score_does_not_count_if_the_next_one_has_lost_it():
-    assert plays(18.5, 17.9, 19.0, 20.0) == ((Path("2"), 19.0), 4)
+    assert chosen(18.5, 17.9, 19.0, 20.0) == ((Path("2"), 19.0), 4)
 
 
 def test_a_run_that_never_holds_the_score_has_no_time():
-    assert plays(17.9, 17.9) == (None, 2)
-    assert plays(18.5, 12.0, 18.5) == (None, 3)
+    assert chosen(17.9, 17.9) == (None, 2)
+    assert chosen(18.5, 12.0, 18.5) == (None, 3)
 
 
 def test_the_last_games_are_those_before_the_checkpoint_and_too_few_have_no_mean(tmp_path):
@@ -48,13 +48,13 @@ def test_the_last_games_are_those_before_the_checkpoint_and_too_few_have_no_mean
     assert recent_mean(checkpoint, 21) == -math.inf
 
 
-def test_a_checkpoint_knows_the_games_that_say_when_to_stop():
+def test_a_checkpoint_has_all_games_that_decide_when_to_stop():
     server = ParameterServer(A3CConfig(head="mlp"))
     server.recent_returns.extend([18.0] * 100)
     assert len(server.snapshot().recent_returns) >= STOP_AFTER
 
 
-def test_a_run_is_over_with_the_checkpoint_after_the_one_that_is_past_the_score(tmp_path):
+def test_a_run_is_over_with_the_checkpoint_after_the_one_that_has_passed_the_score(tmp_path):
     early, past = save(tmp_path, 1, *[17.0] * STOP_AFTER), save(tmp_path, 2, *[18.0] * STOP_AFTER)
     after = save(tmp_path, 3, *[12.0] * STOP_AFTER)
     ends = [is_over([early, past, after][:seen], 18.0) for seen in range(4)]
@@ -63,7 +63,7 @@ def test_a_run_is_over_with_the_checkpoint_after_the_one_that_is_past_the_score(
 
 @pytest.fixture
 def evaluations(monkeypatch) -> list[tuple[str, int, int]]:
-    """Checkpoint, games and seed of each evaluation: 18.5 by the first seed, 19.25 by the second."""
+    """A list of checkpoint, games and seed of each evaluation, whose mean is 18.5 for seed 1 and 19.25 for another."""
     made = []
 
     def evaluate(checkpoint: Path, *, episodes: int, seed: int = 1) -> dict:
@@ -79,16 +79,14 @@ def test_the_winner_is_confirmed_by_30_games_of_another_seed(tmp_path, evaluatio
     near, next_one = save(tmp_path, 200, *[11.0] * 20), save(tmp_path, 300, *[5.0] * 20)
     save(tmp_path, 100, *[-20.0] * 20)
     row = figures(tmp_path, near.stat().st_mtime - 50, 18.0)
-    # The next one counts as such however its training games went.
+    # The next checkpoint plays whatever its training games were.
     assert evaluations == [(near.name, 10, 1), (next_one.name, 10, 1), (near.name, 30, 2)]
     assert row["reached"] and row["agent_steps"] == 200 and row["steps_per_second"] == 4
     assert row["mean"] == 18.5
     assert (row["confirmed_mean"], row["confirmed_low"], row["confirmed_high"]) == (19.25, 18.5, 20.0)
 
 
-def test_a_run_that_is_never_near_the_score_is_not_played_with_and_nothing_is_confirmed(
-    tmp_path, evaluations
-):
+def test_no_checkpoint_of_a_run_plays_if_it_was_never_near_the_score(tmp_path, evaluations):
     checkpoint = save(tmp_path, 100, *[3.0] * 20)
     row = figures(tmp_path, checkpoint.stat().st_mtime - 50, 18.0)
     assert evaluations == [] and not row["reached"] and row["mean"] == 3.0 and "confirmed_mean" not in row
@@ -96,7 +94,8 @@ def test_a_run_that_is_never_near_the_score_is_not_played_with_and_nothing_is_co
 
 def test_a_table_of_an_earlier_version_is_not_continued(tmp_path, monkeypatch, capsys):
     (tmp_path / "times.csv").write_text("head,seed,minutes\nmlp,1,30\n")
-    monkeypatch.setattr(time_to_score, "train", None)  # no run begins
+    # No run may begin.
+    monkeypatch.setattr(time_to_score, "train", None)
     monkeypatch.setattr(sys, "argv", ["time_to_score", "--run-dir", str(tmp_path)])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -1,3 +1,5 @@
+"""The parameter server's optimisers and learning rates against slow computations."""
+
 import math
 
 import numpy as np
@@ -22,7 +24,7 @@ def random_gradients(count: int, size: int) -> list[np.ndarray]:
 
 
 def slow_rmsprop(start, gradients, rates, decay, epsilon):
-    """Mnih et al. 2016, one number after another: theta and g."""
+    """Computes theta and g of Mnih et al. 2016, one number after another."""
     parameters, squares = [float(value) for value in start], [0.0] * len(start)
     for gradient, rate in zip(gradients, rates, strict=True):
         for i, slope in enumerate(map(float, gradient)):
@@ -58,22 +60,23 @@ def test_without_annealing_the_learning_rate_stays():
     assert server.learning_rate == 0.08
 
 
-def test_metrics_tell_the_learning_rate_and_the_entropy_weight_of_their_time():
+def test_metrics_have_the_learning_rate_and_the_entropy_weight_of_their_step():
     config = A3CConfig(
         head="mlp", total_steps=100, learning_rate=0.08, entropy_weight=0.02, anneal_entropy=True
     )
-    server, told = ParameterServer(config), []
+    server, values = ParameterServer(config), []
     for steps in (25, 50, 40):
         server.push(np.zeros(server.flat.numel(), dtype=np.float32), next_report(server, steps=steps))
         metrics = server.drain()
-        told += [metrics.learning_rate, metrics.entropy_weight]
-    assert told == pytest.approx([0.06, 0.015, 0.02, 0.005, 0.0, 0.0])
+        values += [metrics.learning_rate, metrics.entropy_weight]
+    assert values == pytest.approx([0.06, 0.015, 0.02, 0.005, 0.0, 0.0])
 
 
-def test_every_update_is_made_with_the_annealed_rate_of_its_time():
+def test_every_update_uses_the_annealed_rate_of_its_step():
     config = A3CConfig(head="mlp", total_steps=100, learning_rate=0.08)
     server = ParameterServer(config)
-    shown = torch.arange(0, server.flat.numel(), 40_000)  # a few of the three million
+    # The slow computation is for a few of the three million parameters.
+    shown = torch.arange(0, server.flat.numel(), 40_000)
     start, gradients = server.flat.detach()[shown].clone(), random_gradients(5, server.flat.numel())
     for gradient in gradients:
         server.push(gradient, next_report(server, steps=25))
@@ -101,7 +104,8 @@ def test_an_optimizer_of_torch_moves_the_flat_vector_as_it_moves_the_separate_pa
     )
     start = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
 
-    carrier = build_network(config)  # holds a gradient both as one vector and parameter by parameter
+    # The carrier holds a gradient both as one vector and parameter by parameter.
+    carrier = build_network(config)
     _, flat_gradient = flatten_parameters(carrier)
     for update, gradient in enumerate(random_gradients(4, server.flat.numel())):
         flat_gradient.copy_(torch.from_numpy(gradient))

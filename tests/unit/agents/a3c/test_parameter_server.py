@@ -1,4 +1,4 @@
-"""What the parameter server does with pushes that it must not apply."""
+"""Pushes that the parameter server must not apply, and gradients that are not finite."""
 
 import numpy as np
 import pytest
@@ -27,36 +27,39 @@ def state(server: ParameterServer) -> tuple:
     return server.updates, server.env_steps, server.flat.detach().clone().numpy().tobytes()
 
 
-def test_a_push_that_comes_twice_is_applied_once(server, gradient):
+def test_a_push_that_arrives_twice_is_applied_once(server, gradient):
     report = next_report(server)
     server.push(gradient, report)
     before = state(server)
     answer = server.push(gradient, report)
     assert state(server) == before
     assert server.faults == dict(duplicate=1, late=0, not_finite=0, steps_lost=0)
-    assert answer.version == server.updates == 1  # the worker goes on with the newest weights
+    # The worker continues with the newest weights.
+    assert answer.version == server.updates == 1
     assert answer.env_steps == server.env_steps > 0
 
 
-def test_a_push_of_a_worker_that_has_been_started_anew_is_not_taken_for_an_old_one(server, gradient):
+def test_a_push_of_a_restarted_worker_is_not_taken_for_an_old_one(server, gradient):
     for number in (1, 2, 3):
         server.push(gradient, next_report(server, number=number))
     server.push(gradient, next_report(server, attempt=1, number=1))
     assert server.updates == 4
-    server.push(gradient, next_report(server, attempt=0, number=4))  # of the one that was given up
+    # The worker before the restart pushes once more.
+    server.push(gradient, next_report(server, attempt=0, number=4))
     assert server.updates == 4 and server.faults["duplicate"] == 1
 
 
-def test_workers_do_not_take_each_others_turns(server, gradient):
+def test_pushes_of_one_worker_do_not_count_as_repeats_of_another(server, gradient):
     for worker in (0, 1, 0, 1):
         server.push(gradient, next_report(server, worker=worker))
     assert server.updates == 4 and server.faults["duplicate"] == 0
 
 
-def test_a_push_beyond_the_largest_staleness_is_dropped_and_its_steps_are_counted_as_lost(server, gradient):
+def test_a_push_beyond_the_largest_staleness_is_discarded_and_its_steps_are_counted_as_lost(server, gradient):
     for _ in range(3):
         server.push(gradient, next_report(server))
-    server.push(gradient, next_report(server, worker=1, version=1))  # 2 versions behind: just good enough
+    # A push 2 versions behind is still applied.
+    server.push(gradient, next_report(server, worker=1, version=1))
     assert server.updates == 4
     before = state(server)
     server.push(gradient, next_report(server, worker=2, version=1, steps=17))
@@ -64,7 +67,9 @@ def test_a_push_beyond_the_largest_staleness_is_dropped_and_its_steps_are_counte
     assert server.faults["late"] == 1 and server.faults["steps_lost"] == 17
 
 
-def test_a_gradient_that_is_not_finite_is_refused_and_one_too_many_ends_the_run_by_name(server, gradient):
+def test_gradients_that_are_not_finite_are_refused_and_one_too_many_ends_the_run_with_its_name(
+    server, gradient
+):
     gradient[5] = np.nan
     before = state(server)
     for refused in (1, 2, 3):
@@ -83,7 +88,7 @@ def small(**changes) -> A3CConfig:
 
 
 @pytest.mark.parametrize("reward", [np.nan, np.inf, -np.inf])
-def test_a_reward_that_is_not_finite_is_told_and_not_clipped_away(reward, monkeypatch):
+def test_a_reward_that_is_not_finite_is_reported_and_not_clipped(reward, monkeypatch):
     step = AtariGames.step
 
     def spoilt(games, actions):
@@ -94,7 +99,8 @@ def test_a_reward_that_is_not_finite_is_told_and_not_clipped_away(reward, monkey
     monkeypatch.setattr(AtariGames, "step", spoilt)
     assert worker.rollout(0, 0)[1].not_finite == "the reward of a game"
     monkeypatch.setattr(AtariGames, "step", step)
-    gradient, report = worker.rollout(0, 0)  # the worker itself is none the worse for it
+    # The next rollout is sound again.
+    gradient, report = worker.rollout(0, 0)
     assert report.not_finite is None and np.isfinite(gradient).all()
 
 
@@ -102,11 +108,11 @@ def test_the_first_tensor_with_a_gradient_that_is_not_finite_is_named():
     worker = RolloutWorker(small(), 0)
     with torch.no_grad():
         worker.network.critic.weight[0, 3] = torch.inf
-    # the value's infinity comes into everything that the critic reads
+    # The infinite value makes every gradient of the critic's inputs infinite.
     assert worker.rollout(0, 0)[1].not_finite == "the gradient of convolutions.0.weight"
 
 
-def test_a_run_whose_every_gradient_is_bad_ends_by_itself(monkeypatch):
+def test_a_run_whose_gradients_are_all_not_finite_ends_with_an_error(monkeypatch):
     step = AtariGames.step
     with LocalTraining(small(max_bad_updates=4)) as training:
         training.advance()

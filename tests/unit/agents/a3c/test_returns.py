@@ -1,3 +1,5 @@
+"""Advantages and returns against the definition."""
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from agents.a3c.returns import generalised_advantages
 
 
 def slow_advantages(rewards, values, terminated, truncated, gamma, gae_lambda):
-    """The definition, one game and one step at a time: walk forward from each step and sum discounted TD errors."""
+    """Computes the definition: from each step of each game, walks forward and sums discounted TD errors."""
     steps, games = rewards.shape
     advantages = torch.zeros(steps, games, dtype=torch.float64)
     for game in range(games):
@@ -90,7 +92,8 @@ def test_a_truncated_step_bootstraps_the_value_in_the_next_row():
 @pytest.mark.parametrize("end", ["terminated", "truncated"])
 def test_nothing_flows_from_a_reset_row_into_the_rows_before(end):
     rewards, values, terminated, truncated = draw_rollout(1, steps=6, games=2, ends=0.0)
-    {"terminated": terminated, "truncated": truncated}[end][2] = True  # so row 3 is the reset
+    # The reset is row 3.
+    {"terminated": terminated, "truncated": truncated}[end][2] = True
     before, _ = generalised_advantages(rewards, values, terminated, truncated, gamma=0.9, gae_lambda=0.8)
     rewards[3:] += 100.0
     values[4:] -= 50.0

@@ -1,3 +1,5 @@
+"""Settings of Atari runs: their ranges, their form in JSON, and the heads that they build."""
+
 import json
 import subprocess
 import sys
@@ -24,16 +26,18 @@ ALL_CHANGED = A3CConfig(
     head="hypernet",
     head_on="both",
     **CHANGED_LAYERS,
-    workers=0, envs_per_worker=3, cpus_per_worker=2, gpus_per_worker=0.5, total_steps=99, seed=11, deterministic=True, precision="bf16",
+    workers=0, envs_per_worker=3, cpus_per_worker=2, gpus_per_worker=0.5, total_steps=99, seed=11,
+    deterministic=True, precision="bf16",
     max_restarts=1, stall_seconds=9.0, max_staleness=5, max_bad_updates=2,
     rollout_steps=6, gamma=0.9, gae_lambda=0.8, entropy_weight=0.02, value_weight=0.25, reward_clip=2.0,
     life_loss_terminates=False, fire_after_life_loss=False, gradient_clip=0.5,
-    optimizer="adam", learning_rate=1e-3, anneal=False, anneal_entropy=True, rmsprop_decay=0.95, rmsprop_epsilon=0.01, adam_epsilon=1e-8,
+    optimizer="adam", learning_rate=1e-3, anneal=False, anneal_entropy=True, rmsprop_decay=0.95,
+    rmsprop_epsilon=0.01, adam_epsilon=1e-8,
 )  # fmt: skip
 
 
 def changed(flag: str, value: object) -> A3CConfig:
-    """The default settings with one of them altered, named as on the command line."""
+    """Returns the default settings with a change of one, which is named as on the command line."""
     *group, name = flag.removeprefix("--").replace("-", "_").split(".")
     if not group:
         return replace(A3CConfig(), **{name: value})
@@ -59,7 +63,7 @@ def test_a_stored_setting_that_this_version_does_not_know_is_refused(group):
         A3CConfig.from_dict(stored)
 
 
-def test_settings_of_layers_that_an_older_version_did_not_have_are_the_defaults():
+def test_layers_without_stored_settings_have_their_defaults():
     stored = ALL_CHANGED.to_dict()
     for group in ("film", "moe", "nsm"):
         del stored[group]
@@ -78,7 +82,7 @@ def test_settings_in_range_are_accepted_and_give_the_settings_of_the_game(config
     assert config.game() == replace(resolve(config.env), **lives)
 
 
-def test_settings_from_before_fire_was_pressed_after_a_lost_life_say_so():
+def test_settings_stored_before_fire_was_pressed_after_a_lost_life_do_not_press_it():
     saved = A3CConfig().to_dict()
     del saved["fire_after_life_loss"]
     assert A3CConfig.from_dict(saved) == replace(A3CConfig(), fire_after_life_loss=False)
@@ -162,7 +166,7 @@ def test_every_layer_can_be_a_head(head, head_on):
         assert layer(torch.zeros(3, 512)).shape == getattr(plain, name)(torch.zeros(3, 512)).shape
 
 
-def test_a_head_that_is_misspelt_is_refused_with_the_nearest_name():
+def test_a_misspelt_head_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match="did you mean neurocoder"):
         replace(A3CConfig(), head="neurocodr").check()
 

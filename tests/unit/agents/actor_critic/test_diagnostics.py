@@ -1,4 +1,4 @@
-"""Numbers of a rollout against slow loops over its steps."""
+"""Diagnostics of a rollout against slow loops over its steps."""
 
 import math
 
@@ -28,7 +28,7 @@ def draw_rollout(seed: int, steps: int, games: int):
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), steps=st.integers(1, 6), games=st.integers(1, 4))
-def test_a_rollout_is_described_as_by_a_slow_loop_over_its_valid_steps(seed, steps, games):
+def test_the_description_of_a_rollout_equals_a_slow_loop_over_its_valid_steps(seed, steps, games):
     rollout = draw_rollout(seed, steps, games)
     values, advantages, returns, actions, valid = (part.numpy() for part in rollout)
     errors, targets, squares, counts = [], [], [], dict.fromkeys(NAMES, 0)
@@ -53,19 +53,19 @@ def test_a_rollout_is_described_as_by_a_slow_loop_over_its_valid_steps(seed, ste
     [([1.0, 2.0, 6.0], 1.0), ([3.0, 3.0, 3.0], 0.0), ([11.0, 12.0, 16.0], 1.0), ([-1.0, -2.0, -6.0], -3.0)],
     ids=["perfect", "the mean", "wrong by a constant", "worse than the mean"],
 )
-def test_the_explained_variance_of_critics_that_can_be_told_at_sight(values, expected):
+def test_the_explained_variance_of_simple_critics(values, expected):
     explained = explained_variance(torch.tensor(values), torch.tensor([1.0, 2.0, 6.0]))
     assert explained.item() == pytest.approx(expected)
 
 
-def test_what_cannot_be_told_is_left_out():
+def test_a_diagnostic_that_cannot_be_computed_is_left_out():
     values, advantages, returns, actions, valid = draw_rollout(0, 4, 2)
     valid[:] = True
     # With equal returns there is no variance to explain.
-    told = describe_rollout(values, advantages, torch.ones_like(returns), actions, valid, NAMES)
-    assert told.keys() == {"values/advantage_rms", *(f"policy/action/{name}" for name in NAMES)}
+    scalars = describe_rollout(values, advantages, torch.ones_like(returns), actions, valid, NAMES)
+    assert scalars.keys() == {"values/advantage_rms", *(f"policy/action/{name}" for name in NAMES)}
     advantages[0, 0] = math.nan
-    told = describe_rollout(values, advantages, returns, actions, valid, NAMES)
-    assert told.keys() == {"values/explained_variance", *(f"policy/action/{name}" for name in NAMES)}
+    scalars = describe_rollout(values, advantages, returns, actions, valid, NAMES)
+    assert scalars.keys() == {"values/explained_variance", *(f"policy/action/{name}" for name in NAMES)}
     valid[:] = False
     assert describe_rollout(values, advantages, returns, actions, valid, NAMES) == {}

@@ -1,3 +1,5 @@
+"""The losses of a rollout against a slow loop, and their gradients."""
+
 import math
 
 import pytest
@@ -20,7 +22,7 @@ def draw_rollout(seed, steps, games, actions):
 
 
 def slow_losses(logits, values, taken, advantages, returns, valid):
-    """One number after another: summed over steps, averaged over games."""
+    """Computes one number after another, as sums over steps and means over games."""
     policy = value = entropy = 0.0
     steps, games = valid.shape
     for t in range(steps):

@@ -1,4 +1,4 @@
-"""A policy's actions and opinions against its network called by hand, one game and one LSTM step at a time."""
+"""Actions and opinions of a policy against its network, called by hand for one game and one LSTM step at a time."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ STEPS, GAMES = 4, 3
 
 @pytest.fixture(params=["linear", "neurocoder"])
 def policy(request) -> Policy:
-    """Its choices differ from frame to frame: large weights."""
+    """A policy with large weights, so that its choices differ from frame to frame."""
     torch.manual_seed(0)
     if request.param == "linear":
         network = ConvLSTM(4)
@@ -29,12 +29,17 @@ def policy(request) -> Policy:
 
 
 def some_frames(steps: int = STEPS, games: int = GAMES) -> np.ndarray:
-    """(T, N, 1, 80, 80) uint8: noise."""
+    """Draws noise, (T, N, 1, 80, 80) uint8."""
     return np.random.default_rng(0).integers(256, size=(steps, games, 1, 80, 80), dtype=np.uint8)
 
 
 def by_hand(policy: Policy, frames: np.ndarray, starts: np.ndarray):
-    """Values (T, N), probabilities (T, N, A) and the last state, of frames (T, N, 1, 80, 80), with `starts` (T, N)."""
+    """Computes values (T, N), probabilities (T, N, A) and the last state.
+
+    Args:
+        frames: (T, N, 1, 80, 80).
+        starts: (T, N).
+    """
     network, games = policy.network, frames.shape[1]
     values, probabilities, last = np.zeros(starts.shape), np.zeros((*starts.shape, 4)), []
     for game in range(games):
@@ -54,7 +59,7 @@ def assert_close(actual, expected):
     np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), rtol=1e-3, atol=1e-5)
 
 
-def test_a_batch_of_games_is_played_as_each_game_by_hand_also_where_episodes_start(policy):
+def test_a_batch_of_games_is_played_like_each_game_by_hand_also_where_episodes_start(policy):
     frames, starts = some_frames(), np.zeros((STEPS, GAMES), dtype=bool)
     starts[0], starts[2, 1] = True, True
     values, probabilities, last = by_hand(policy, frames, starts)
@@ -71,7 +76,7 @@ def test_a_batch_of_games_is_played_as_each_game_by_hand_also_where_episodes_sta
         assert_close(part, expected)
 
 
-def test_a_single_frame_is_played_as_a_batch_of_one(policy):
+def test_a_single_frame_is_played_like_a_batch_of_one(policy):
     frames = some_frames(games=1)
     values, probabilities, last = by_hand(policy, frames, np.zeros((STEPS, 1), dtype=bool))
     state = policy.initial_state()
@@ -92,26 +97,26 @@ def test_a_row_that_starts_an_episode_has_the_answer_of_an_empty_state(policy, s
     before = [part.clone() for part in state]
     _, started, opinion = policy.act(frames[1], state, start=start, with_opinion=True)
     _, fresh, fresh_opinion = policy.act(frames[1], policy.initial_state(GAMES), with_opinion=True)
-    _, going_on, other_opinion = policy.act(frames[1], state, start=False, with_opinion=True)
+    _, continued, other_opinion = policy.act(frames[1], state, start=False, with_opinion=True)
     rows = np.broadcast_to(start, GAMES).copy()
     np.testing.assert_array_equal(opinion.value[rows], fresh_opinion.value[rows])
     np.testing.assert_array_equal(opinion.value[~rows], other_opinion.value[~rows])
-    for part, empty, carried in zip(started, fresh, going_on, strict=True):
+    for part, empty, carried in zip(started, fresh, continued, strict=True):
         assert torch.equal(part[rows], empty[rows]) and torch.equal(part[~rows], carried[~rows])
         assert not torch.equal(empty, carried)
-    # What was given is not written into.
+    # The state passed in is not changed.
     assert all(torch.equal(part, given) for part, given in zip(state, before, strict=True))
 
 
 def test_frames_may_be_a_tensor_and_an_opinion_is_left_out_unless_asked_for(policy):
     frames = some_frames()[0]
-    of_array = policy.act(frames, policy.initial_state(GAMES), greedy=True)
-    of_tensor = policy.act(torch.from_numpy(frames), policy.initial_state(GAMES), greedy=True)
-    assert len(of_array) == len(of_tensor) == 2
-    np.testing.assert_array_equal(of_array[0], of_tensor[0])
+    from_array = policy.act(frames, policy.initial_state(GAMES), greedy=True)
+    from_tensor = policy.act(torch.from_numpy(frames), policy.initial_state(GAMES), greedy=True)
+    assert len(from_array) == len(from_tensor) == 2
+    np.testing.assert_array_equal(from_array[0], from_tensor[0])
 
 
-def test_sampled_actions_are_as_frequent_as_they_are_probable():
+def test_the_frequencies_of_sampled_actions_are_their_probabilities():
     torch.manual_seed(0)
     network = ConvLSTM(4)
     with torch.no_grad():
@@ -134,7 +139,8 @@ def test_the_same_seed_samples_the_same_actions_and_another_seed_others(policy):
     def sampled() -> list[list[int]]:
         return [policy.act(frames, state)[0].tolist() for _ in range(3)]
 
-    with torch.no_grad():  # a policy that is not all but sure
+    # With small weights the policy is unsure, so that samples differ.
+    with torch.no_grad():
         for parameter in policy.network.actor.parameters():
             parameter *= 0.1
     policy.seed(7)
@@ -170,7 +176,7 @@ FRAMES = some_frames()[0]
     ],
     ids=["float32", "float64", "no channel", "no dimension", "too narrow", "another preprocessing"],
 )
-def test_other_frames_are_refused_in_one_line(policy, frames, words):
+def test_frames_of_another_shape_or_type_are_refused_in_one_line(policy, frames, words):
     refused(policy, words, frames, policy.initial_state(GAMES))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of Atari runs that were not trained."""
+"""Checkpoints of Atari runs without training."""
 
 from pathlib import Path
 
@@ -8,5 +8,5 @@ from agents.runs.snapshots import save_snapshot
 
 
 def save(folder: Path, snapshot: Snapshot, config: ActorCriticConfig) -> Path:
-    """Writes a snapshot as a run does."""
+    """Writes a snapshot in the same way as a run."""
     return save_snapshot(folder, snapshot.env_steps, snapshot, policy=config.policy().to_dict())

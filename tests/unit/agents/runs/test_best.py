@@ -1,4 +1,4 @@
-"""Which checkpoint of a run counts as its best."""
+"""The choice of a run's best checkpoint."""
 
 from collections import deque
 from pathlib import Path
@@ -12,21 +12,25 @@ from agents.runs.best import find_checkpoints, score
 from agents.runs.checkpoints import Score, best_checkpoint, list_checkpoints, prune_checkpoints
 from tests.unit.agents.runs.checkpoint_folders import save
 
-GAMES = 10  # between two checkpoints: a game of Pong is long
+# Games between two checkpoints. A game of Pong is long.
+GAMES = 10
 
 
 def skill(step: int) -> float:
-    """What a policy of a rising and falling run plays after this many checkpoints: 19 at the 12th, -10 at the end."""
+    """Returns the score after a number of checkpoints of a rising and falling run: 19 at the 12th, -10 at the end."""
     return float(np.interp(step, [0, 8, 12, 16, 40], [-21, -15, 19, -10, -10]))
 
 
 def old_score(state: dict[str, Any]) -> tuple[float] | None:
-    """The mean of the last 100 training games, as it was once."""
+    """Returns the mean of the last 100 training games, by the rule of an old version."""
     return (float(np.mean(state["all_returns"])),) if state["all_returns"] else None
 
 
-def kept_by(folder: Path, rule: Score, *, evaluated: bool) -> float:
-    """Skill of the checkpoint that a rule calls best, after a run that keeps three and the best at every step."""
+def best_skill(folder: Path, rule: Score, *, evaluated: bool) -> float:
+    """Returns the skill of a run's best checkpoint by a rule.
+
+    At every step the run keeps three checkpoints and the best.
+    """
     returns: deque[float] = deque(maxlen=100)
     random = np.random.default_rng(0)
     for step in range(41):
@@ -44,10 +48,10 @@ def kept_by(folder: Path, rule: Score, *, evaluated: bool) -> float:
     return skill(int(best.name.removeprefix("step-")))
 
 
-def test_a_run_that_rises_and_falls_keeps_its_peak_and_by_the_old_rule_loses_it(tmp_path):
-    assert kept_by(tmp_path / "evaluated", score, evaluated=True) == 19
-    assert kept_by(tmp_path / "games", score, evaluated=False) > 0
-    assert kept_by(tmp_path / "old", old_score, evaluated=True) < 0
+def test_a_run_that_rises_and_falls_keeps_its_peak_and_loses_it_by_the_old_rule(tmp_path):
+    assert best_skill(tmp_path / "evaluated", score, evaluated=True) == 19
+    assert best_skill(tmp_path / "games", score, evaluated=False) > 0
+    assert best_skill(tmp_path / "old", old_score, evaluated=True) < 0
 
 
 def test_an_evaluated_checkpoint_is_better_than_any_with_training_games_alone(tmp_path):
@@ -67,7 +71,7 @@ def test_without_evaluations_the_last_twenty_games_decide():
 @pytest.mark.parametrize(
     "evaluation", ["19", 7, [1], {"mean_return": None}, {"mean_return": "x"}, {"mean": 3}]
 )
-def test_a_state_that_says_nonsense_has_no_score(evaluation):
+def test_a_state_with_a_malformed_evaluation_has_no_score(evaluation):
     assert score({"evaluation": evaluation, "recent_returns": [1.0]}) is None
 
 

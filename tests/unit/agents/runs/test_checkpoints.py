@@ -1,10 +1,11 @@
+"""Checkpoints are written whole or not at all, and come back bit for bit."""
+
 import errno
 import hashlib
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,19 +13,13 @@ import torch
 from agents.runs.checkpoints import (
     CheckpointError,
     amend_state,
-    best_checkpoint,
     list_checkpoints,
     load_checkpoint,
     load_newest,
-    prune_checkpoints,
     save_checkpoint,
 )
 from tests.commands import ROOT
-from tests.unit.agents.runs.checkpoint_folders import FILES, save
-
-
-def steps(folder: Path) -> list[int]:
-    return [int(path.stem.removeprefix("step-")) for path in list_checkpoints(folder)]
+from tests.unit.agents.runs.checkpoint_folders import FILES, save, steps
 
 
 def run_python(program: str, *arguments: object) -> str:
@@ -132,7 +127,7 @@ def test_a_state_that_is_not_json_is_refused_and_nothing_is_written(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-# The newest good one is found.
+# The newest good checkpoint is loaded.
 
 
 def test_checkpoints_are_listed_newest_first_and_nothing_else_is(tmp_path):
@@ -153,7 +148,7 @@ def test_checkpoints_are_listed_newest_first_and_nothing_else_is(tmp_path):
     assert list_checkpoints(tmp_path / "nowhere") == []
 
 
-def test_loading_falls_back_past_damaged_checkpoints_and_says_so_in_a_line_each(tmp_path):
+def test_damaged_checkpoints_are_skipped_with_a_warning_of_one_line_each(tmp_path):
     paths = [save(tmp_path, step) for step in (1, 2, 3)]
     (paths[2] / "state.json").write_bytes(b"")
     (paths[1] / "parameters.safetensors").unlink()
@@ -167,7 +162,7 @@ def test_loading_falls_back_past_damaged_checkpoints_and_says_so_in_a_line_each(
     assert len(warnings) == 2 and not any("\n" in line for line in warnings)
 
 
-def test_no_good_checkpoint_is_an_error_that_names_the_folder(tmp_path):
+def test_a_folder_without_a_good_checkpoint_is_an_error_that_names_it(tmp_path):
     with pytest.raises(CheckpointError, match="none in it") as caught:
         load_newest(tmp_path / "empty", warn=pytest.fail)
     assert str(caught.value).startswith(f"{tmp_path / 'empty'}: ")
@@ -185,7 +180,7 @@ def test_saving_a_step_again_replaces_it(tmp_path):
     assert os.listdir(tmp_path) == [path.name]
 
 
-def test_a_replacement_that_died_between_its_two_renames_loses_nothing(tmp_path):
+def test_a_replacement_cut_off_between_its_two_renames_loses_nothing(tmp_path):
     path = save(tmp_path, 5, attempt=1)
     path.rename(tmp_path / f"{path.name}.replaced")
     assert load_newest(tmp_path, warn=pytest.fail).state == {"attempt": 1}
@@ -196,7 +191,7 @@ def test_a_replacement_that_died_between_its_two_renames_loses_nothing(tmp_path)
     assert os.listdir(tmp_path) == [path.name]
 
 
-def test_a_replacement_that_died_before_removing_the_old_one_still_loads_the_new_one(tmp_path):
+def test_a_replacement_cut_off_before_it_removes_the_old_checkpoint_still_loads_the_new_one(tmp_path):
     path = save(tmp_path, 5, attempt=1)
     path.rename(tmp_path / f"{path.name}.replaced")
     save(tmp_path / "other", 5, attempt=2).rename(path)
@@ -208,7 +203,7 @@ def test_a_replacement_that_died_before_removing_the_old_one_still_loads_the_new
 
 
 @pytest.mark.parametrize("call", ["fsync", "rename"])
-def test_wherever_the_disk_fails_while_a_step_is_saved_again_the_old_or_the_new_one_is_whole(
+def test_wherever_the_disk_fails_while_a_step_is_saved_again_the_old_or_the_new_checkpoint_is_whole(
     tmp_path, monkeypatch, call
 ):
     works = getattr(os, call)
@@ -231,7 +226,8 @@ def test_wherever_the_disk_fails_while_a_step_is_saved_again_the_old_or_the_new_
                 failures += 1
         assert load_newest(folder, warn=pytest.fail).state["attempt"] in (1, 2)
         assert not any(folder.glob(".*"))
-    assert failures == {"fsync": 5, "rename": 3}[call]  # three files and two folders; aside, in place, away
+    # fsync is called for three files and two folders. rename is called to move aside, in place and away.
+    assert failures == {"fsync": 5, "rename": 3}[call]
 
 
 FILL_THE_DISK = """
@@ -242,7 +238,8 @@ folder = Path(sys.argv[1])
 save_checkpoint(folder, 1, {"parameters": {"weight": torch.ones(10)}}, {"attempt": 1})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-for step in (2, 1):  # another one and the same again
+# Another step and the same step again.
+for step in (2, 1):
     try:
         save_checkpoint(folder, step, {"parameters": {"weight": torch.ones(100_000)}}, {"attempt": 2})
     except OSError as error:
@@ -269,7 +266,8 @@ folder = Path(sys.argv[1])
 def save_forever(start):
     for step in count(start):
         weight = torch.full((200_000,), float(step))
-        for attempt in range(2):  # the second one replaces the first
+        # The second attempt replaces the first.
+        for attempt in range(2):
             path = save_checkpoint(folder, step, {"parameters": {"weight": weight}}, {"step": step})
         prune_checkpoints(folder, keep=2, score=lambda state: (-abs(state["step"] - 3),))
         amend_state(path, amended=True)
@@ -298,11 +296,11 @@ print(killed_amid_a_save, len(os.listdir(folder)))
 def test_killing_the_process_at_any_moment_leaves_only_whole_checkpoints(tmp_path):
     killed_amid_a_save, folders_left = map(int, run_python(SAVE_AND_BE_KILLED, tmp_path).split())
 
-    assert killed_amid_a_save > 0, "the kills must hit saves, or the test shows nothing"
+    assert killed_amid_a_save > 0, "no kill has hit a save, so the test shows nothing"
     assert folders_left == 2
 
 
-def test_an_amended_checkpoint_has_the_new_entries_and_else_all_it_had(tmp_path):
+def test_an_amended_checkpoint_has_the_new_entries_and_all_others_as_before(tmp_path):
     path = save(tmp_path, 5, score=1.0, note="first")
     before = load_checkpoint(path)
 
@@ -321,82 +319,3 @@ def test_a_checkpoint_that_is_damaged_or_gone_is_not_amended(tmp_path):
         with pytest.raises(CheckpointError):
             amend_state(wrong, score=2.0)
     assert (path / "state.json").read_text() == "{}"
-
-
-# Old ones are removed.
-
-
-def by_score(state: dict) -> tuple[float] | None:
-    return (state["score"],) if "score" in state else None
-
-
-def test_pruning_keeps_the_newest_and_the_best(tmp_path):
-    for step, score in enumerate([3.0, 9.0, 5.0, float("nan"), 1.0, 2.0]):
-        save(tmp_path, step, score=score)
-    save(tmp_path, 6)  # has no score
-
-    prune_checkpoints(tmp_path, keep=2, score=by_score)
-
-    assert steps(tmp_path) == [6, 5, 1]
-    assert best_checkpoint(tmp_path, by_score) == tmp_path / "step-000000000001"
-    assert all(load_checkpoint(path) for path in list_checkpoints(tmp_path))
-
-
-def test_pruning_fewer_checkpoints_than_are_kept_removes_nothing(tmp_path):
-    for step in (1, 2):
-        save(tmp_path, step)
-
-    prune_checkpoints(tmp_path, keep=3, score=by_score)
-
-    assert steps(tmp_path) == [2, 1]
-
-
-def test_the_best_of_equals_is_the_newest_and_none_without_scores(tmp_path):
-    for step in (1, 2):
-        save(tmp_path, step, score=4.0)
-
-    assert best_checkpoint(tmp_path, by_score) == tmp_path / "step-000000000002"
-    assert best_checkpoint(tmp_path, lambda state: None) is None
-    assert best_checkpoint(tmp_path / "nowhere", by_score) is None
-
-
-def test_a_score_of_two_numbers_is_decided_by_the_second_where_the_first_is_the_same(tmp_path):
-    scores = {1: (True, 3.0), 2: (False, 9.0), 3: (True, 4.0), 4: (True, float("nan"))}
-    for step in scores:
-        save(tmp_path, step, number=step)
-    assert best_checkpoint(tmp_path, lambda state: scores[state["number"]]) == tmp_path / "step-000000000003"
-
-
-def test_a_checkpoint_that_is_spared_stays_however_old_and_bad(tmp_path):
-    for step in range(6):
-        save(tmp_path, step, score=float(step))
-    prune_checkpoints(tmp_path, keep=2, score=by_score, spare=tmp_path / "step-000000000001")
-    assert steps(tmp_path) == [5, 4, 1]
-
-
-@pytest.mark.parametrize("damage", [b"", b"\xff{", b"[]"])
-def test_a_damaged_checkpoint_neither_stops_pruning_nor_displaces_a_good_one(tmp_path, damage):
-    for step in (1, 2, 3, 4):
-        save(tmp_path, step, score=-float(step))
-    for step in (2, 4):
-        (tmp_path / f"step-{step:012d}" / "state.json").write_bytes(damage)
-
-    prune_checkpoints(tmp_path, keep=1, score=by_score)
-
-    assert steps(tmp_path) == [4, 3, 1]
-    assert load_newest(tmp_path, warn=lambda line: None).step == 3
-
-
-def test_pruning_removes_what_dead_processes_left_and_not_what_live_ones_write(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", ""]) as finished:
-        finished.wait()
-    dead = tmp_path / f".step-000000000009.tmp-{finished.pid}"
-    dead_and_ours = tmp_path / f".step-000000000009.replaced.tmp-{os.getpid()}"
-    live = tmp_path / f".step-000000000009.tmp-{os.getppid()}"
-    for path in (dead, dead_and_ours, live, tmp_path / ".stepping-stones"):
-        path.mkdir()
-        (path / "state.json").write_text("{}")
-
-    prune_checkpoints(tmp_path, keep=1, score=by_score)
-
-    assert sorted(os.listdir(tmp_path)) == sorted([live.name, ".stepping-stones"])

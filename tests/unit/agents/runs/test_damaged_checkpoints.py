@@ -1,3 +1,5 @@
+"""Damaged and malicious checkpoints are refused in one line."""
+
 import hashlib
 import json
 import os
@@ -12,7 +14,7 @@ from tests.unit.agents.runs.checkpoint_folders import FILES, save
 
 
 def refusal(path: Path) -> str:
-    """The one line with which the checkpoint is refused."""
+    """Returns the one line with which the checkpoint is refused."""
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(path)
     line = str(caught.value)
@@ -21,7 +23,7 @@ def refusal(path: Path) -> str:
 
 
 def seal(path: Path, **changes: object) -> None:
-    """Write a manifest that vouches for whatever is in the folder now, as an attacker would."""
+    """Writes a manifest that is valid for all that is in the folder, like an attacker."""
     manifest = json.loads((path / "MANIFEST.json").read_text())
     for name in manifest["files"]:
         data = (path / name).read_bytes()
@@ -33,7 +35,7 @@ def seal(path: Path, **changes: object) -> None:
     (path / "MANIFEST.json").write_text(json.dumps(manifest))
 
 
-# What is damaged is refused, by name.
+# A damaged file is refused by its name.
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -41,7 +43,8 @@ def seal(path: Path, **changes: object) -> None:
 def test_a_truncated_file_is_refused(tmp_path, name, left):
     file = save(tmp_path, 5, history=list(range(500))) / name
     data = file.read_bytes()
-    file.write_bytes(data[: min(int(len(data) * left), len(data) - 2)])  # the last byte of JSON is a line end
+    # JSON without its last byte, a line end, would still be whole.
+    file.write_bytes(data[: min(int(len(data) * left), len(data) - 2)])
 
     assert f"{name} is truncated" in refusal(file.parent)
 
@@ -68,7 +71,8 @@ def test_a_missing_file_is_refused(tmp_path, name):
 def test_one_flipped_bit_anywhere_is_refused(tmp_path, name):
     file = save(tmp_path, 5, best_score=1.5) / name
     data = file.read_bytes()
-    for bit in range(0, 8 * len(data), 11):  # 11 and 8 share no factor: every place within a byte is reached
+    # 11 and 8 share no factor, so every place within a byte is reached.
+    for bit in range(0, 8 * len(data), 11):
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
         file.write_bytes(flipped)
@@ -114,7 +118,7 @@ def test_a_folder_or_a_pipe_inside_is_refused_without_waiting_for_it(tmp_path):
 
 
 @pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir(), lambda p: p.write_bytes(b"x")])
-def test_what_is_no_checkpoint_folder_is_refused(tmp_path, make):
+def test_a_path_without_a_checkpoint_is_refused(tmp_path, make):
     make(tmp_path / "thing")
 
     assert "not a checkpoint folder" in refusal(tmp_path / "thing")
@@ -124,7 +128,7 @@ def test_a_path_that_the_system_cannot_read_is_refused(tmp_path):
     assert refusal(tmp_path / ("x" * 300))
 
 
-# What is malicious is refused too, although its manifest vouches for it.
+# A malicious file is refused although its manifest is valid.
 
 
 @pytest.mark.parametrize(
@@ -140,7 +144,7 @@ def test_a_manifest_that_names_a_file_elsewhere_is_refused(tmp_path, name):
 
 
 class Payload:
-    """Pickles to a program that creates a file."""
+    """Becomes a pickle that creates a file when it is loaded."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -155,7 +159,7 @@ class Payload:
 def test_a_pickle_in_disguise_is_refused_and_does_not_run(tmp_path, name, writer, sealed):
     target = tmp_path / "created-by-the-payload"
     pickle.loads(pickle.dumps(Payload(target)))
-    assert target.exists(), "the payload must be able to run, or the test shows nothing"
+    assert target.exists(), "the payload cannot run, so the test shows nothing"
     target.unlink()
     path = save(tmp_path, 5)
     with open(path / name, "wb") as file:
@@ -181,7 +185,7 @@ def test_a_sealed_file_with_a_huge_header_or_no_header_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
-def test_another_format_version_is_refused_with_what_to_do(tmp_path, version):
+def test_another_format_version_is_refused_with_advice(tmp_path, version):
     path = save(tmp_path, 5)
     seal(path, format_version=version)
 

@@ -1,6 +1,7 @@
-"""Playing with a policy against a plain loop over one game after another."""
+"""Games played with a policy against a plain loop over one game after another."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -16,8 +17,12 @@ BREAKOUT = AtariSettings("breakout", max_frames=2_000)
 GAMES, SEED = 3, 5
 
 
+@cache
 def policy_for(settings: AtariSettings) -> Policy:
-    """Its choices hang on the whole history: large weights, and biases that leave no action the likeliest for ever."""
+    """Makes a policy whose choices depend on the whole history.
+
+    Its weights are large, and its biases leave no action the likeliest for ever.
+    """
     torch.manual_seed(0)
     network = ConvLSTM(action_count(settings.rom)).requires_grad_(False)
     network.lstm.weight_hh *= 4
@@ -32,9 +37,10 @@ def policy_for(settings: AtariSettings) -> Policy:
     return Policy(network, settings)
 
 
-def played_by_hand(policy: Policy, game: int) -> tuple[list[int], Episode]:
-    """One game until its end, greedily, with an LSTM cell stepped by hand: all actions given, and the game as it ended."""
-    games, network = AtariGames(policy.settings, 1), policy.network
+@cache
+def played_by_hand(settings: AtariSettings, game: int) -> tuple[list[int], Episode]:
+    """Plays one game greedily with an LSTM cell stepped by hand. Returns all actions and the finished game."""
+    games, network = AtariGames(settings, 1), policy_for(settings).network
     frames, actions = games.reset([SEED], first=game), []
     empty = torch.zeros(1, 512)
     h, c = empty, empty
@@ -48,9 +54,9 @@ def played_by_hand(policy: Policy, game: int) -> tuple[list[int], Episode]:
         score += float(step.reward[0])
         length += not fires
         life_lost = games.lives[0] < lives
-        if policy.settings.life_loss_terminates and (life_lost or fires):
+        if settings.life_loss_terminates and (life_lost or fires):
             h, c = empty, empty
-        fires = life_lost and policy.settings.rom == "breakout"
+        fires = life_lost and settings.rom == "breakout"
         frames, ended = step.observation, step.ended[0]
     games.close()
     return actions, Episode(score, length)
@@ -61,10 +67,10 @@ def played_by_hand(policy: Policy, game: int) -> tuple[list[int], Episode]:
     [PONG, BREAKOUT, replace(BREAKOUT, life_loss_terminates=True)],
     ids=["Pong", "Breakout", "Breakout by lives"],
 )
-def test_a_policy_acts_as_in_a_plain_loop_over_its_own_history(settings):
+def test_a_policy_acts_like_a_plain_loop_over_its_history(settings):
     policy, screens = policy_for(settings), []
     episodes = play(policy, episodes=GAMES, seed=SEED, greedy=True, on_screen=screens.append)
-    by_hand = [played_by_hand(policy, game) for game in range(GAMES)]
+    by_hand = [played_by_hand(settings, game) for game in range(GAMES)]
     assert episodes == [episode for _, episode in by_hand]
     actions, _ = by_hand[0]
     assert len(set(actions)) > 1
@@ -79,14 +85,14 @@ def test_a_policy_acts_as_in_a_plain_loop_over_its_own_history(settings):
 
 
 def test_the_recurrent_state_is_emptied_after_a_lost_life_only_where_that_ends_an_episode():
-    """The same network then takes other actions, so that the comparison with a plain loop can tell the two apart."""
-    carried, _ = played_by_hand(policy_for(BREAKOUT), 0)
-    emptied, _ = played_by_hand(policy_for(replace(BREAKOUT, life_loss_terminates=True)), 0)
+    """Shows that the comparison with a plain loop can distinguish the two cases."""
+    carried, _ = played_by_hand(BREAKOUT, 0)
+    emptied, _ = played_by_hand(replace(BREAKOUT, life_loss_terminates=True), 0)
     assert carried != emptied and carried[:20] == emptied[:20]
 
 
-class Remembering:
-    """In the place of a policy: its actions hang on every frame of the episode, since its state is a digest of them."""
+class DigestPolicy:
+    """Stands in for a policy. Its state is a digest of all frames of the episode, and decides the action."""
 
     def __init__(self, settings: AtariSettings):
         self.settings = settings
@@ -104,10 +110,10 @@ class Remembering:
 
 
 @pytest.mark.parametrize("life_loss_terminates", [False, True], ids=["games", "lives"])
-def test_a_game_that_has_ended_is_not_stepped_again_and_the_others_go_on_as_alone(
+def test_a_game_that_has_ended_is_not_stepped_again_and_the_others_continue_as_if_alone(
     life_loss_terminates, monkeypatch
 ):
-    policy = Remembering(replace(BREAKOUT, life_loss_terminates=life_loss_terminates))
+    policy = DigestPolicy(replace(BREAKOUT, life_loss_terminates=life_loss_terminates))
     step, given, ended, progress = AtariGames.step, {}, set(), []
 
     def watched(games, actions):
@@ -119,7 +125,7 @@ def test_a_game_that_has_ended_is_not_stepped_again_and_the_others_go_on_as_alon
         return answer
 
     monkeypatch.setattr(AtariGames, "step", watched)
-    play(policy, episodes=GAMES, seed=SEED, on_progress=lambda *told: progress.append(told))
+    play(policy, episodes=GAMES, seed=SEED, on_progress=lambda *counts: progress.append(counts))
     monkeypatch.undo()
     lengths = [len(actions) for actions in given.values()]
     assert len(set(lengths)) > 1
@@ -147,7 +153,7 @@ def test_the_state_before_a_game_is_two_tensors_of_zeros_that_share_nothing():
 
 
 def test_the_same_seed_plays_the_same_games_and_another_seed_others():
-    policy, seen = policy_for(replace(PONG, max_frames=400)), []
+    policy, seen = policy_for(PONG), []
     for seed in (1, 1, 2):
         screens: list[np.ndarray] = []
         episodes = play(policy, episodes=2, seed=seed, on_screen=screens.append)

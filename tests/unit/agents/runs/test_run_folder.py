@@ -1,3 +1,5 @@
+"""Run folders: how they are made, opened and locked, and what describes the software."""
+
 import os
 import signal
 import subprocess
@@ -13,7 +15,7 @@ from tests.commands import ROOT
 
 
 def refusal(make, path: Path) -> str:
-    """The one line with which `make` refuses the path."""
+    """Returns the one line with which `make` refuses the path."""
     with pytest.raises(RunFolderError) as caught:
         make(path)
     line = str(caught.value)
@@ -35,7 +37,10 @@ time.sleep(60)
 
 @contextmanager
 def another_process_that_holds(path: Path) -> Iterator[tuple[subprocess.Popen, int]]:
-    """A process with a run folder, and the id of a program it has started, which outlives it."""
+    """Starts a process that holds a run folder.
+
+    Yields the process, and the id of a program that the process started and that outlives it.
+    """
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -65,7 +70,7 @@ def test_a_new_run_folder_is_made_with_its_parents_and_can_be_opened_again(tmp_p
         assert folder.checkpoints == path / "checkpoints"
 
 
-def test_a_folder_that_holds_a_run_is_not_made_anew_and_stays_free(tmp_path):
+def test_a_folder_that_holds_a_run_is_not_made_again_and_stays_unlocked(tmp_path):
     with RunFolder.create(tmp_path / "run") as folder:
         (folder.checkpoints / f"step-{7:012}").mkdir()
 
@@ -77,7 +82,8 @@ def test_a_folder_that_holds_a_run_is_not_made_anew_and_stays_free(tmp_path):
 
 def test_a_folder_whose_run_ended_before_its_first_checkpoint_may_be_used_again(tmp_path):
     with RunFolder.create(tmp_path / "run") as folder:
-        (folder.checkpoints / f".step-{7:012}.tmp").mkdir()  # cut off while it was written
+        # A checkpoint was cut off while it was written.
+        (folder.checkpoints / f".step-{7:012}.tmp").mkdir()
     with RunFolder.create(tmp_path / "run") as folder:
         assert folder.checkpoints.is_dir()
 
@@ -104,7 +110,7 @@ def test_a_path_that_cannot_be_made_is_refused(tmp_path):
     assert "cannot make a run folder" in refusal(RunFolder.create, tmp_path / "file" / "run")
 
 
-def test_a_second_process_is_refused_while_the_first_lives_and_admitted_after_it_was_killed(tmp_path):
+def test_a_second_process_is_refused_while_the_first_lives_and_accepted_after_it_was_killed(tmp_path):
     path = tmp_path / "run"
     with another_process_that_holds(path) as (process, child):
         for make in (RunFolder.open, RunFolder.create):
@@ -113,7 +119,8 @@ def test_a_second_process_is_refused_while_the_first_lives_and_admitted_after_it
         process.kill()
         assert process.wait() == -signal.SIGKILL
 
-        os.kill(child, 0)  # what the run had started still lives and does not hold the lock
+        # The program that the process started still lives and does not hold the lock.
+        os.kill(child, 0)
         RunFolder.open(path).close()
 
 
@@ -159,7 +166,9 @@ def test_software_versions_are_those_installed():
     assert versions["python"] == sys.version.split()[0]
 
 
-def test_the_commit_is_that_of_the_working_directory_and_says_whether_it_is_dirty(tmp_path, monkeypatch):
+def test_the_commit_is_that_of_the_working_directory_and_is_marked_when_files_have_changed(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert software_versions()["commit"] is None

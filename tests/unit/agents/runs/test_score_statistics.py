@@ -1,3 +1,5 @@
+"""Statistics of scores against scipy, rliable and slow loops."""
+
 import random
 from statistics import fmean
 
@@ -28,13 +30,13 @@ def test_interquartile_mean_ignores_one_outlier_among_eight():
 
 
 @pytest.mark.parametrize("scores", [[], [1.0, float("nan"), 2.0, 3.0]])
-def test_interquartile_mean_refuses_what_has_none(scores):
+def test_interquartile_mean_refuses_scores_that_have_none(scores):
     with pytest.raises(ValueError, match="interquartile mean of"):
         interquartile_mean(scores)
 
 
 def slow_interval(strata, statistic, resamples, seed):
-    """The definition, one score at a time."""
+    """Computes the definition, one score at a time."""
     rng = random.Random(seed)
     estimates = sorted(
         statistic([rng.choice(stratum) for stratum in strata for _ in stratum]) for _ in range(resamples)
@@ -48,7 +50,7 @@ def test_interval_agrees_with_a_slow_obvious_loop(statistic):
     strata = [rng.normal(centre, 1.0, size=length).tolist() for centre, length in ((0, 5), (3, 12), (8, 8))]
     low, high = stratified_bootstrap_interval(strata, statistic=statistic, resamples=3000)
     slow_low, slow_high = slow_interval(strata, statistic, resamples=3000, seed=2)
-    # two bootstraps with other random numbers: their ends differ by a few percent of the width
+    # Two bootstraps have other random numbers, so their ends differ by a few percent of the width.
     assert low == pytest.approx(slow_low, abs=0.06 * (high - low))
     assert high == pytest.approx(slow_high, abs=0.06 * (high - low))
 
@@ -56,7 +58,8 @@ def test_interval_agrees_with_a_slow_obvious_loop(statistic):
 def test_interval_agrees_with_rliable():
     library = pytest.importorskip("rliable.library")
     metrics = pytest.importorskip("rliable.metrics")
-    runs = np.random.default_rng(3).gamma(2.0, size=(10, 6))  # runs x games; a stratum is a game
+    # (runs, games). A stratum is a game.
+    runs = np.random.default_rng(3).gamma(2.0, size=(10, 6))
     _, theirs = library.get_interval_estimates(
         {"agent": runs},
         lambda scores: np.array([metrics.aggregate_iqm(scores)]),
@@ -72,10 +75,12 @@ def test_interval_covers_the_truth_as_often_as_it_promises():
     experiments = 100
     covered = 0
     for _ in range(experiments):
-        strata = rng.normal(loc=[[-1.0], [1.0]], size=(2, 20))  # symmetric about 0
+        # The mean of both strata is 0.
+        strata = rng.normal(loc=[[-1.0], [1.0]], size=(2, 20))
         low, high = stratified_bootstrap_interval(strata, statistic=np.mean, confidence=0.9, resamples=150)
         covered += low <= 0.0 <= high
-    assert 0.82 <= covered / experiments <= 0.97  # 0.9, give or take 2.5 binomial sigmas
+    # The bounds are 0.9 plus or minus 2.5 binomial sigmas.
+    assert 0.82 <= covered / experiments <= 0.97
 
 
 def test_scores_are_never_drawn_from_another_stratum():
