@@ -8,15 +8,14 @@ the weights, Adam's statistics and the counters of its newest checkpoint. What e
 first value again (the KL coefficient).
 """
 
-import sys
 from dataclasses import dataclass, field
 from typing import Annotated, Self
 
 import tyro
 
 from agents.rllib.config import RLlibConfig
-from launch.command_line.atari import RunArguments, carry_out, parse
-from launch.command_line.errors import fail, require_gpu
+from launch.command_line import atari
+from launch.command_line.atari import RunArguments
 
 PROGRAM = "python -m launch.rllib"
 
@@ -30,14 +29,7 @@ class Arguments(RunArguments[RLlibConfig]):
 
 
 def main() -> None:
-    arguments = parse(PROGRAM, Arguments, sys.argv[1:], __doc__)
-    try:
-        if arguments.config.gpus_per_learner and arguments.address is None:
-            require_gpu("--gpus-per-learner")
-        status = carry_out(PROGRAM, arguments)
-    except ValueError as error:
-        fail(error)
-    raise SystemExit(status)
+    atari.main(PROGRAM, Arguments, __doc__, gpus="gpus_per_learner")
 
 
 if __name__ == "__main__":

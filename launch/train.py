@@ -6,7 +6,6 @@ The run's folder holds its settings, its curves for TensorBoard and its checkpoi
 frames. Ctrl-C or SIGTERM ends a run with a last checkpoint, and --resume continues it.
 """
 
-import sys
 from dataclasses import dataclass, field
 from typing import Annotated, Self
 
@@ -14,8 +13,8 @@ import tyro
 
 from agents.a3c.config import A3CConfig
 from agents.a3c.presets import preset
-from launch.command_line.atari import RunArguments, carry_out, parse
-from launch.command_line.errors import fail, require_gpu
+from launch.command_line import atari
+from launch.command_line.atari import RunArguments
 
 PROGRAM = "python -m launch.train"
 
@@ -31,14 +30,7 @@ class Arguments(RunArguments[A3CConfig]):
 
 
 def main() -> None:
-    arguments = parse(PROGRAM, Arguments, sys.argv[1:], __doc__)
-    try:
-        if arguments.config.gpus_per_worker and arguments.address is None:
-            require_gpu("--gpus-per-worker")
-        status = carry_out(PROGRAM, arguments)
-    except ValueError as error:
-        fail(error)
-    raise SystemExit(status)
+    atari.main(PROGRAM, Arguments, __doc__, gpus="gpus_per_worker")
 
 
 if __name__ == "__main__":

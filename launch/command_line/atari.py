@@ -1,9 +1,10 @@
 """What the commands that train Atari agents share: how they are read, and how a run starts, resumes and ends."""
 
 import json
+import sys
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Generic, NoReturn, Self, TypeVar
 
 import tyro
 
@@ -14,7 +15,7 @@ from agents.runs.checkpoints import list_checkpoints
 from agents.runs.folder import default_run_path
 from agents.runs.recording import Recording
 from agents.stored_settings import read_settings
-from launch.command_line.errors import check_address, fail
+from launch.command_line.errors import check_address, fail, require_gpu
 from launch.command_line.flags import given_flags, refuse_unused_layers
 from launch.experiments.interruption import Interruption
 from launch.results.evaluation import show
@@ -60,12 +61,25 @@ class RunArguments(Generic[Config]):
 Arguments = TypeVar("Arguments", bound=RunArguments)
 
 
-def parse(program: str, kind: type[Arguments], argv: list[str], description: str | None) -> Arguments:
-    """Reads and checks the arguments. With --resume, the settings of the run are the defaults.
+def main(program: str, kind: type[RunArguments], description: str | None, *, gpus: str) -> NoReturn:
+    """Does what a command line asks for, and exits.
 
     Args:
         program: the command as it is typed, such as "python -m launch.train".
+        gpus: the setting that asks for GPUs.
     """
+    arguments = parse(program, kind, sys.argv[1:], description)
+    try:
+        if getattr(arguments.config, gpus) and arguments.address is None:
+            require_gpu(flag(gpus))
+        status = carry_out(program, arguments)
+    except ValueError as error:
+        fail(error)
+    raise SystemExit(status)
+
+
+def parse(program: str, kind: type[Arguments], argv: list[str], description: str | None) -> Arguments:
+    """Reads and checks the arguments. With --resume, the settings of the run are the defaults."""
     # The first pass only finds the defaults. Errors and --help come from the second one.
     first, _ = tyro.cli(kind, args=argv, prog=program, add_help=False, return_unknown_args=True)
     try:
