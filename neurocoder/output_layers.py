@@ -12,8 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neurocoder.alternatives.film import FiLMLinear
+from neurocoder.alternatives.hypernet import HyperNetLinear
 from neurocoder.alternatives.low_rank import LowRankLinear, low_rank_control
+from neurocoder.alternatives.mixture_of_experts import MixtureOfExpertsLinear
+from neurocoder.alternatives.stored_program import StoredProgramLinear
 from neurocoder.checks import check_known
+from neurocoder.layer import NeurocoderLinear
 from neurocoder.settings import LAYERS, SETTINGS, LayerSettings
 
 OutputLayer = Callable[[int, int], nn.Module]
@@ -21,10 +26,14 @@ OutputLayer = Callable[[int, int], nn.Module]
 
 OUTPUT_LAYERS: dict[str, Callable[..., nn.Module]] = {
     "mlp": nn.Linear,
-    **{name: settings.layer() for name, settings in SETTINGS.items()},
+    "neurocoder": NeurocoderLinear,
+    "hypernet": HyperNetLinear,
+    "film": FiLMLinear,
+    "moe": MixtureOfExpertsLinear,
+    "nsm": StoredProgramLinear,
     "lowrank": LowRankLinear,
 }
-"""The classes of the layers by name."""
+"""The registry: the classes of the layers by name."""
 
 
 def output_layer(name: str, **settings: Any) -> OutputLayer:

@@ -1,19 +1,14 @@
 """Settings of the layers: the name, default, meaning and check of each setting. torch is not needed.
 
-`LayerSettings` is the registry: every layer that is a field there can be chosen by name everywhere.
+`neurocoder.output_layers` has the layers themselves.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from neurocoder.checks import check_at_least, check_known, check_not_negative, check_positive
-
-if TYPE_CHECKING:
-    from torch import nn
 
 Named = Callable[[str], str]
 """A function from the name of a setting to the name that an error shows, such as its command-line flag."""
@@ -28,11 +23,6 @@ class Settings:
 
     def check(self, named: Named = str) -> None:
         """Raises ValueError for the first setting that is out of range."""
-
-    @classmethod
-    def layer(cls) -> type[nn.Module]:
-        """Returns the layer's class. The import stands here, because torch takes seconds to import."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -86,12 +76,6 @@ class NeurocoderSettings(Settings):
         check_known(named("keys"), self.keys, ("generated", "learned"))
         check_known(named("variant"), self.variant, ("paper", "release"))
 
-    @classmethod
-    def layer(cls) -> type[nn.Module]:
-        from neurocoder.layer import NeurocoderLinear
-
-        return NeurocoderLinear
-
 
 @dataclass(frozen=True)
 class HyperNetSettings(Settings):
@@ -108,12 +92,6 @@ class HyperNetSettings(Settings):
         check_at_least(named("hidden"), self.hidden, 1)
         check_known(named("scale"), self.scale, ("rows", "elements"))
 
-    @classmethod
-    def layer(cls) -> type[nn.Module]:
-        from neurocoder.alternatives.hypernet import HyperNetLinear
-
-        return HyperNetLinear
-
 
 @dataclass(frozen=True)
 class FiLMSettings(Settings):
@@ -126,12 +104,6 @@ class FiLMSettings(Settings):
 
     def check(self, named: Named = str) -> None:
         check_at_least(named("hidden"), self.hidden, 1)
-
-    @classmethod
-    def layer(cls) -> type[nn.Module]:
-        from neurocoder.alternatives.film import FiLMLinear
-
-        return FiLMLinear
 
 
 @dataclass(frozen=True)
@@ -158,12 +130,6 @@ class MixtureOfExpertsSettings(Settings):
             )
         check_not_negative(named("balance_weight"), self.balance_weight)
 
-    @classmethod
-    def layer(cls) -> type[nn.Module]:
-        from neurocoder.alternatives.mixture_of_experts import MixtureOfExpertsLinear
-
-        return MixtureOfExpertsLinear
-
 
 @dataclass(frozen=True)
 class StoredProgramSettings(Settings):
@@ -184,16 +150,10 @@ class StoredProgramSettings(Settings):
         check_not_negative(named("key_loss_weight"), self.key_loss_weight)
         check_known(named("variant"), self.variant, ("paper", "release"))
 
-    @classmethod
-    def layer(cls) -> type[nn.Module]:
-        from neurocoder.alternatives.stored_program import StoredProgramLinear
-
-        return StoredProgramLinear
-
 
 @dataclass(frozen=True)
 class LayerSettings:
-    """The settings of every layer. A new layer is one more field here."""
+    """The settings of every layer: the base of the settings of a run."""
 
     neurocoder: NeurocoderSettings = field(default_factory=NeurocoderSettings)
     """Settings of the Neurocoder layer. The low-rank control takes its rank and initial scale from them."""

@@ -12,6 +12,7 @@ import torch
 import neurocoder
 from agents.flags import flag
 from agents.stored_settings import read_settings
+from neurocoder import OUTPUT_LAYERS
 from neurocoder.settings import SETTINGS, LayerSettings
 from tests.commands import ROOT
 from tests.unit.neurocoder.changed_settings import ALL_CHANGED
@@ -59,7 +60,7 @@ def assert_names(refusal: pytest.ExceptionInfo, name: str, value: object) -> Non
 def test_a_layer_refuses_a_setting_out_of_range_by_its_name_and_value(setting, value):
     group, name = setting.split(".")
     with pytest.raises(ValueError) as refusal:
-        SETTINGS[group].layer()(4, 4, **{name: value})
+        OUTPUT_LAYERS[group](4, 4, **{name: value})
     assert_names(refusal, name, value)
 
 
@@ -95,7 +96,7 @@ def test_a_setting_at_the_edge_of_its_range_is_accepted(setting, value):
 @pytest.mark.parametrize("sizes", [(0, 4), (4, -1)], ids=["in_features", "out_features"])
 def test_every_layer_refuses_a_size_below_one_by_its_name(group, sizes):
     with pytest.raises(ValueError, match=r"^(in_features is 0|out_features is -1); it must be at least 1$"):
-        SETTINGS[group].layer()(*sizes)
+        OUTPUT_LAYERS[group](*sizes)
 
 
 def test_a_controller_without_inputs_is_refused():
@@ -106,7 +107,7 @@ def test_a_controller_without_inputs_is_refused():
 @pytest.mark.parametrize("group", SETTINGS)
 def test_every_layer_refuses_an_unknown_setting_with_a_type_error(group):
     with pytest.raises(TypeError, match="invented"):
-        SETTINGS[group].layer()(4, 4, invented=1)
+        OUTPUT_LAYERS[group](4, 4, invented=1)
 
 
 @pytest.mark.parametrize("group", SETTINGS)
@@ -114,7 +115,7 @@ def test_the_defaults_of_a_layer_are_those_of_its_settings(group):
     states = []
     for settings in ({}, asdict(SETTINGS[group]())):
         torch.manual_seed(0)
-        layer = SETTINGS[group].layer()(6, 4, **settings)
+        layer = OUTPUT_LAYERS[group](6, 4, **settings)
         states.append(dict(layer.state_dict()) | {"y": layer(torch.randn(3, 6))})
     torch.testing.assert_close(*states, rtol=0, atol=0)
 
