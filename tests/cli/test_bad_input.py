@@ -89,7 +89,7 @@ MISTAKES = {
         "negative retries": (["--retries", "-1"], "--retries is -1"),
         "settings of a layer that is not used": (
             ["--head", "mlp", "--neurocoder.slots", "5"],
-            "--neurocoder.slots is a setting of neurocoder, but the layer is mlp; leave it out",
+            "--neurocoder.slots: neurocoder is not among the layers of these runs (mlp)",
         ),
         "negative steps between evaluations": (["--evaluate-every", "-1"], "--evaluate-every is -1"),
         "evaluations without games": (["--evaluate-games", "0"], "--evaluate-games is 0"),

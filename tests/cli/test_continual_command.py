@@ -361,7 +361,9 @@ def test_a_run_that_fails_is_counted_and_in_no_mean(grid, with_failure):
         row["failed"] = "1" if row["label"] == "mlp-adam" else "0"
     assert after == before
     assert rows_of(folder / "accuracy.csv") == rows_of(grid[0] / "accuracy.csv")
-    lines = {line.split()[0]: line for line in output.splitlines()[-4:]}
+    *table, last = output.splitlines()
+    assert last == "failed, and in no mean: mlp-adam-seed3"
+    lines = {line.split()[0]: line for line in table[-4:]}
     assert lines["mlp-adam"].split()[2:4] == ["2", "1"]
     assert all(lines[label].split()[3] == "0" for label in LABELS if label != "mlp-adam")
 
@@ -373,7 +375,9 @@ def test_an_experiment_of_which_every_run_failed_has_a_table_without_numbers(tmp
         (run / "config.json").write_text('{"label": "mlp-sgd"}')
         (run / "failed.json").write_text('{"error": "the loss became nan"}')
     conclude(tmp_path)
-    assert capsys.readouterr().out.splitlines()[-1].split() == ["mlp-sgd", "-", "0", "2"]
+    *_, row, last = capsys.readouterr().out.splitlines()
+    assert row.split() == ["mlp-sgd", "-", "0", "2"]
+    assert last == "failed, and in no mean: mlp-sgd-seed1, mlp-sgd-seed2"
     assert rows_of(tmp_path / "summary.csv") == []
     assert not (tmp_path / "accuracy.csv").exists() and not (tmp_path / "curves.png").exists()
 

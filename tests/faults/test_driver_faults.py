@@ -30,6 +30,7 @@ def steps(folder: Path) -> list[int]:
     return [int(path.name.removeprefix("step-")) for path in list_checkpoints(folder / "checkpoints")]
 
 
+@pytest.mark.slow
 def test_the_death_of_the_parameter_server_ends_a_run_with_the_command_to_resume_it(tmp_path):
     folder = tmp_path / "run"
     process = start(*SMALL, "--checkpoint-every", 50, "--run-dir", folder)
