@@ -69,8 +69,9 @@ def single_layer(device: str) -> dict[str, Step]:
 
 def with_programs_built(layer: NeurocoderLinear, x: Tensor) -> Tensor:
     """Computes the layer's outputs with a (d_in, d_out) matrix for each input, like the released code."""
-    batch, program = len(x), layer._compose(x, None)
-    w_U, w_V = program.w_U[0].movedim(-1, 0), program.w_V[0].movedim(-1, 0)  # (B, n, P) each
+    batch, program = len(x), layer._compose(x, layer.controller(x))
+    (weights_of_slots,) = program.steps
+    w_U, w_V = weights_of_slots.U.movedim(-1, 0), weights_of_slots.V.movedim(-1, 0)  # (B, n, P) each
     U = w_U @ layer.memory.M_U.repeat(batch, 1, 1)  # (B, n, d_in)
     V = w_V @ layer.memory.M_V.repeat(batch, 1, 1)  # (B, n, d_out)
     weights = U.mT @ torch.diag_embed(program.sigma.T) @ V  # (B, d_in, d_out)
