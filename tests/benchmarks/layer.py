@@ -114,7 +114,7 @@ def polynomials(device: str) -> dict[str, Step]:
         "mlp": step(32, nn.Linear),
         "neurocoder, single-step": step(16, POLYNOMIALS["single_step"]),
         "neurocoder, multi-step": step(8, POLYNOMIALS["multi_step"]),
-        "hypernet": step(28, output_layer("hypernet", hidden=None)),
+        "hypernet": step(28, output_layer("hypernet", scale="rows", hidden=None)),
         "film": step(32, output_layer("film", hidden=None)),
     }
 
@@ -130,7 +130,7 @@ def algorithms(device: str) -> dict[str, Step]:
     return {
         "mlp": step(250, nn.Linear),
         "neurocoder": step(200, output_layer("neurocoder", slots=30, key_dim=5, heads=5)),
-        "hypernet": step(200, output_layer("hypernet", hidden=64)),
+        "hypernet": step(200, output_layer("hypernet", scale="rows", hidden=64)),
         "film": step(205, output_layer("film", hidden=64)),
     }
 
