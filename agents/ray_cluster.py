@@ -37,6 +37,20 @@ def beside_driver() -> Any:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
+def available_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Returns the number of cores that this process may use, at least 1.
+
+    Args:
+        quota: the file in which Linux states how much of the processor a container may use, as "200000 100000" or "max 100000".
+    """
+    cores = len(os.sched_getaffinity(0))
+    try:
+        allowed, period = quota.read_text().split()
+        return max(1, min(cores, int(allowed) // int(period)))
+    except (OSError, ValueError):
+        return cores
+
+
 def check_room(count: int, what: str, *, cpus: float, gpus: float) -> None:
     """Raises TrainingError if the cluster cannot hold this many actors. Ray itself would wait silently."""
     shares = {kind: share for kind, share in (("CPU", cpus), ("GPU", gpus)) if share}

@@ -70,9 +70,9 @@ def resolve(env: str) -> AtariSettings:
         env.lower().replace("_", "")
     )
     if rom is None:
-        near = difflib.get_close_matches(
-            env.split("/")[-1].split("-")[0].capitalize(), games, n=3, cutoff=0.6
-        )
+        # PongDeterministic-v4 and Pong-ram-v0 are names of other wrappers around Pong.
+        bare = env.split("/")[-1].split("-")[0].removesuffix("Deterministic").removesuffix("NoFrameskip")
+        near = difflib.get_close_matches(bare.capitalize(), games, n=3, cutoff=0.6)
         hint = f"near names: {', '.join(near)}" if near else "use a game's name like Pong or MsPacman"
         raise ValueError(f"env {env!r} is no Atari game of ale-py; {hint}, or a full id like ALE/Pong-v5")
     return AtariSettings(rom=rom)

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import tyro
 
 from agents.runs.best import find_checkpoints
-from launch.command_line.errors import fail
+from launch.command_line.errors import check_paths, fail
 from launch.results.evaluation import mark_best, results_of, show, table, write_csv
 from neurocoder.checks import check_at_least, check_fraction
 
@@ -56,6 +56,7 @@ class Arguments:
 
     def check(self) -> None:
         """Raises ValueError, in one line, for a setting out of range."""
+        check_paths(self)
         if not self.runs:
             raise ValueError(
                 "no run given; name one or more run folders, as in python -m launch.evaluate runs/<run>"

@@ -15,7 +15,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import tyro
 
-from launch.command_line.errors import fail
+from launch.command_line.errors import check_paths, fail
 from neurocoder.checks import check_at_least
 
 PAUSE = 120.0
@@ -37,6 +37,7 @@ class Arguments:
 
     def check(self) -> None:
         """Raises ValueError, in one line, for a setting out of range."""
+        check_paths(self)
         if not self.runs:
             raise ValueError("no run given; name one or more run folders")
         for run in self.runs:

@@ -9,8 +9,8 @@ restarts from its newest checkpoint. --resume continues the runs that are not fi
 """
 
 import itertools
+import shlex
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,9 +22,9 @@ from agents.a3c.config import A3CConfig
 from agents.a3c.presets import preset
 from agents.errors import TrainingError
 from agents.runs.best import find_checkpoints
-from agents.runs.folder import RESULT
+from agents.runs.folder import RESULT, new_folder
 from agents.runs.recording import Recording
-from launch.command_line.errors import check_address, fail
+from launch.command_line.errors import check_address, check_paths, fail, typed
 from launch.command_line.flags import given_flags, refuse_unused_layers
 from launch.experiments.folder import make_runs, resumed_runs, seed_range
 from launch.experiments.interruption import Interruption
@@ -79,16 +79,16 @@ def main() -> None:
     )
     try:
         arguments.check()
+        check_paths(arguments)
         if arguments.resume is not None:
             check_resume(argv)
             sweep = arguments.resume
             runs = resumed_runs(sweep, lambda run: A3CConfig.from_dict(run["a3c"]).check())
         else:
-            sweep = arguments.run_dir or Path("runs") / f"sweep-{time.strftime('%Y%m%d-%H%M%S')}"
-            runs = new_runs(sweep, arguments, common)
+            sweep, runs = new_runs(arguments, common)
     except ValueError as error:
         fail(error)
-    print(f"run folder {sweep}   curves: tensorboard --logdir {sweep}", flush=True)
+    print(f"run folder {sweep}   curves: tensorboard --logdir {shlex.quote(str(sweep))}", flush=True)
     # Imported here: Ray takes seconds.
     from launch.experiments.tune_trial import run_on_tune
 
@@ -100,7 +100,7 @@ def main() -> None:
     interruption.release()
     if results := finished(sweep):
         print(table(results))
-    advice = f"continue with {PROGRAM} --resume {sweep}"
+    advice = f"continue with {typed(PROGRAM, '--resume', sweep)}"
     if interruption.signal is not None:
         print(f"stopped; {advice}")
         raise SystemExit(interruption.exit_status)
@@ -115,8 +115,8 @@ def check_resume(argv: Sequence[str]) -> None:
         raise ValueError(f"--resume: the runs keep their own settings; leave out {' '.join(ignored)}")
 
 
-def new_runs(sweep: Path, arguments: Arguments, common: list[str]) -> list[Path]:
-    """Makes the folders of all runs. Raises ValueError, before that, for a setting out of range.
+def new_runs(arguments: Arguments, common: list[str]) -> tuple[Path, list[Path]]:
+    """Makes the folders of the sweep and of all runs. Raises ValueError, before that, for a setting out of range.
 
     Args:
         common: the flags that hold for every run.
@@ -126,7 +126,8 @@ def new_runs(sweep: Path, arguments: Arguments, common: list[str]) -> list[Path]
         find_checkpoints(arguments.weights_of, best=False)
         described["from"] = str(arguments.weights_of.absolute())
     configs = expand(arguments, common)
-    return make_runs(sweep, {name: {"a3c": c.to_dict()} | described for name, c in configs.items()})
+    sweep = arguments.run_dir or new_folder("sweep")
+    return sweep, make_runs(sweep, {name: {"a3c": c.to_dict()} | described for name, c in configs.items()})
 
 
 def expand(arguments: Arguments, flags: list[str]) -> dict[str, A3CConfig]:

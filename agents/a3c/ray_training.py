@@ -5,7 +5,6 @@ that dies or hangs is restarted. The parameter server has the only copy of the w
 can be resumed from its newest checkpoint.
 """
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,7 @@ from agents.a3c.worker import begin_worker
 from agents.actor_critic.training import Metrics, Snapshot, Training
 from agents.errors import TrainingError
 from agents.freed_memory import return_freed_memory
-from agents.ray_cluster import beside_driver, check_room, connect
+from agents.ray_cluster import available_cores, beside_driver, check_room, connect
 
 
 @ray.remote
@@ -107,9 +106,8 @@ class RayTraining(Training):
         return_freed_memory()
         self.config = config
         # A local cluster offers as many CPUs as the workers need, so that all of them start on a smaller machine, too.
-        cores = os.cpu_count() or 1
         needed = 0 if config.workers == "auto" else config.workers * config.cpus_per_worker
-        self.connected = connect(address, cpus=max(needed, cores))
+        self.connected = connect(address, cpus=max(needed, available_cores()))
         try:
             workers = 1 if config.workers == "auto" else config.workers
             check_room(workers, "workers", cpus=config.cpus_per_worker, gpus=config.gpus_per_worker)

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +22,7 @@ from agents.actor_critic.diagnostics import means
 from agents.actor_critic.training import Metrics, Snapshot, Training
 from agents.errors import TrainingError
 from agents.optimizer_state import load_optimizer_state, optimizer_state
-from agents.ray_cluster import check_room, connect
+from agents.ray_cluster import available_cores, check_room, connect
 from agents.rllib.config import RLlibConfig
 from agents.rllib.module import LEARNERS, SCALARS, NeurocoderRLModule
 from envs.atari import Episode, action_names
@@ -43,7 +42,7 @@ class RLlibTraining(Training):
     def __init__(self, config: RLlibConfig, snapshot: Snapshot | None = None, *, address: str | None = None):
         self.config = config
         processes = config.env_runners + config.learners + 1
-        self.connected = connect(address, cpus=max(processes, os.cpu_count() or 1))
+        self.connected = connect(address, cpus=max(processes, available_cores()))
         logging.getLogger("ray.rllib").setLevel(logging.ERROR)
         try:
             if config.learners:

@@ -10,6 +10,8 @@ Neither torch nor Ray is imported, so that a run that cannot start says so at on
 """
 
 import fcntl
+import itertools
+import json
 import os
 import platform
 import re
@@ -24,6 +26,8 @@ from agents.runs.checkpoints import list_checkpoints
 
 RESULT, FAILED = "result.json", "failed.json"
 """The file that a finished run leaves in its folder, and that of a run that failed."""
+CONFIG_KEYS = {"a3c", "rllib", "supervised", "continual"}
+"""The keys of a config.json under which the settings of a run can be."""
 
 
 class RunFolderError(ValueError):
@@ -52,6 +56,17 @@ def _take_lock(path: Path) -> int:
     return lock
 
 
+def _is_config(path: Path) -> bool:
+    """Returns True if the file is a run's config.json, or missing."""
+    try:
+        config = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and not CONFIG_KEYS.isdisjoint(config)
+
+
 class RunFolder:
     """The folder of a run, locked from `create` or `open` until `close` or the death of the process."""
 
@@ -74,11 +89,14 @@ class RunFolder:
             raise RunFolderError(
                 f"{path}: cannot make a run folder ({error}); name another --run-dir"
             ) from error
+        reason = None
         if folder.checkpoints.exists() and list_checkpoints(folder.checkpoints):
+            reason = "holds a run already; continue it with --resume"
+        elif not _is_config(path / "config.json"):
+            reason = "holds a config.json that is not of a run; move it"
+        if reason is not None:
             folder.close()
-            raise RunFolderError(
-                f"{path}: holds a run already; continue it with --resume or name another --run-dir"
-            )
+            raise RunFolderError(f"{path}: {reason} or name another --run-dir")
         # A run that ended before its first checkpoint has left this folder.
         folder.checkpoints.mkdir(exist_ok=True)
         return folder
@@ -112,35 +130,53 @@ class RunFolder:
         self.close()
 
 
-def default_run_path(env: str, head: str, root: Path = Path("runs")) -> Path:
-    """Returns `root/<env>-<head>-<date>-<time>`, in local time, with -2, -3, ... appended if that exists."""
+def new_folder(*words: str, root: Path = Path("runs")) -> Path:
+    """Makes `root/<words>-<date>-<time>`, in local time, and returns it.
+
+    -2, -3, ... is appended if the name is taken. No two processes get the same folder.
+
+    Raises:
+        RunFolderError: the folder cannot be made.
+    """
     # ALE/Pong-v5 becomes one folder, not two.
-    name = re.sub(r"[^A-Za-z0-9._]+", "-", f"{env}-{head}").strip("-.")
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(words)).strip("-.")
     path = first = root / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    number = 2
-    while path.exists():
-        path = first.with_name(f"{first.name}-{number}")
-        number += 1
-    return path
+    for number in itertools.count(2):
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            path = first.with_name(f"{first.name}-{number}")
+        except OSError as error:
+            raise RunFolderError(f"{path}: cannot make a run folder ({error}); name a --run-dir") from error
+    raise AssertionError
 
 
-def _git_commit() -> str | None:
-    """Returns the short commit hash of the working directory, with -dirty appended if tracked files differ from it."""
+def git_commit(project: Path = Path(__file__).parents[2]) -> str | None:
+    """Returns the short commit hash of a checkout, with -dirty appended if tracked files differ from it.
+
+    None if the folder is not the top of a checkout: another repository around it says nothing about this code.
+    """
     # No tag matches, so `describe` prints the hash alone.
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    commands = ["git rev-parse --show-toplevel", "git describe --always --dirty --exclude=*"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        top, commit = (
+            subprocess.run(
+                c.split(), cwd=project, capture_output=True, text=True, timeout=5, check=True
+            ).stdout
+            for c in commands
+        )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return commit.strip() if Path(top.strip()).resolve() == project.resolve() else None
 
 
 def software_versions() -> dict[str, str | None]:
-    """Returns the versions of what computes a run, and the working directory's git commit; None for what is missing."""
+    """Returns the versions of what computes a run, and this code's git commit; None for what is missing."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in ("torch", "ray", "gymnasium", "ale-py"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = None
-    return versions | {"commit": _git_commit()}
+    return versions | {"commit": git_commit()}

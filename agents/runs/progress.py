@@ -78,7 +78,7 @@ class Progress:
             self._marks.popleft()
         if self.line.due():
             speed = self.steps_per_second
-            left = (self.total_steps - env_steps) / speed if speed else None
+            left = max(0, self.total_steps - env_steps) / speed if speed else None
             self.line.show(
                 f"{env_steps:,} / {self.total_steps:,} steps  {speed:,.0f} steps/s  "
                 f"{speed * self.frame_skip:,.0f} frames/s  "

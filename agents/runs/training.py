@@ -7,6 +7,7 @@ result = train(A3CConfig(env="Pong", total_steps=100_000), "runs/mine")
 """
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -83,7 +84,9 @@ def train(
     with (RunFolder.open if resume else RunFolder.create)(Path(folder)) as run_folder:
         if resume:
             snapshot = restore(run_folder, config.total_steps)
-        print(f"run folder {run_folder.path}   curves: tensorboard --logdir {run_folder.path.parent}")
+        print(
+            f"run folder {run_folder.path}   curves: tensorboard --logdir {shlex.quote(str(run_folder.path.parent))}"
+        )
         print(f"one step is {config.game().frame_skip} emulator frames", flush=True)
         with AtariRun(run_folder, config, recording, snapshot, address=address) as run:
             stopped = bool(callback(run.recorder.env_steps, None))

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Generic, NoReturn, Self, TypeVar
@@ -12,10 +13,10 @@ from agents.actor_critic.config import ActorCriticConfig
 from agents.flags import flag
 from agents.runs.best import find_checkpoints
 from agents.runs.checkpoints import list_checkpoints
-from agents.runs.folder import default_run_path
+from agents.runs.folder import new_folder
 from agents.runs.recording import Recording
 from agents.stored_settings import read_settings
-from launch.command_line.errors import check_address, fail, require_gpu
+from launch.command_line.errors import check_address, check_paths, fail, require_gpu, typed
 from launch.command_line.flags import given_flags, refuse_unused_layers
 from launch.experiments.interruption import Interruption
 from launch.results.evaluation import show
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from agents.runs.training import RunResult
 
 Config = TypeVar("Config", bound=ActorCriticConfig)
+
+EVALUATE = "python -m launch.evaluate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,7 @@ class RunArguments(Generic[Config]):
     def check(self) -> None:
         """Raises ValueError for a setting out of range, or for arguments that exclude each other."""
         self.config.check()
+        check_paths(self)
         if self.run_dir is not None and self.resume is not None:
             raise ValueError("--run-dir and --resume cannot both be given; a resumed run stays in its folder")
         if self.weights_of is not None and self.resume is not None:
@@ -141,9 +145,9 @@ def carry_out(program: str, arguments: RunArguments) -> int:
     from agents.errors import TrainingError
     from agents.runs.training import train
 
-    config = arguments.config
-    folder = arguments.resume or arguments.run_dir or default_run_path(config.env, config.head)
-    resume = f"{program} --resume {folder}"
+    config, address = arguments.config, arguments.address
+    folder = arguments.resume or arguments.run_dir or new_folder(config.env, config.head)
+    resume = typed(program, "--resume", folder, *(["--address", address] if address else []))
     interruption = Interruption()
 
     def callback(env_steps: int, metrics: "Metrics | None") -> bool:
@@ -161,15 +165,20 @@ def carry_out(program: str, arguments: RunArguments) -> int:
             recording=arguments.recording,
             resume=arguments.resume is not None,
             weights_of=arguments.weights_of,
-            address=arguments.address,
+            address=address,
         )
+    except ValueError:
+        with suppress(OSError):
+            folder.rmdir()  # if it is new, it is still empty
+        raise
     except TrainingError as error:
         advice = f"; continue with {resume}" if list_checkpoints(folder / "checkpoints") else ""
         fail(f"{error}{advice}", status=1)
+    further = f"{resume} --total-steps {2 * config.total_steps:_}"
     if result.stopped:
-        print(f"stopped; continue with {resume}")
+        print(f"stopped; continue with {resume if result.env_steps < config.total_steps else further}")
         return interruption.exit_status
-    show_result(result, f"{resume} --total-steps {2 * config.total_steps:_}")
+    show_result(result, further)
     return 0
 
 
@@ -178,7 +187,7 @@ def show_result(result: "RunResult", resume: str) -> None:
     if result.evaluation is not None:
         show(result.evaluation)
     print(
-        f"\nwatch     python -m launch.evaluate {result.folder} --episodes 1 --video {result.folder}/game.mp4\n"
-        f"evaluate  python -m launch.evaluate {result.folder} --episodes 30\n"
+        f"\nwatch     {typed(EVALUATE, result.folder, '--episodes', 1, '--video', result.folder / 'game.mp4')}\n"
+        f"evaluate  {typed(EVALUATE, result.folder, '--episodes', 30)}\n"
         f"resume    {resume}"
     )

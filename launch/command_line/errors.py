@@ -1,15 +1,50 @@
 """How a command refuses wrong use: one line on stderr, and an exit status."""
 
+import os
+import shlex
 import socket
 import sys
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+NAME_BYTES = 255
+"""The longest name of a file that Linux takes."""
 
 
 def fail(message: object, *, status: int = 2) -> NoReturn:
     """Ends the process with one line on stderr: status 2 for wrong use, 1 for a run that failed."""
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     raise SystemExit(status)
+
+
+def check_paths(arguments: Any) -> None:
+    """Raises ValueError for a path that the system does not accept, such as one with a name that is too long.
+
+    Args:
+        arguments: a dataclass of arguments, which may hold others.
+    """
+    for field in fields(arguments):
+        value = getattr(arguments, field.name)
+        if is_dataclass(value):
+            check_paths(value)
+        for path in value if isinstance(value, tuple) else [value]:
+            if isinstance(path, Path):
+                _check_path(path)
+
+
+def _check_path(path: Path) -> None:
+    if any(len(os.fsencode(name)) > NAME_BYTES for name in path.parts):
+        raise ValueError(f"{path}: has a name of more than {NAME_BYTES} bytes; give a shorter one")
+    try:
+        path.exists()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be used as a path ({error.strerror})") from error
+
+
+def typed(program: str, *words: object) -> str:
+    """Returns a command as it has to be typed, with quotes where the shell needs them."""
+    return f"{program} {shlex.join(map(str, words))}"
 
 
 def check_address(address: str) -> None:

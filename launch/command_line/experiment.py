@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from agents.errors import TrainingError
-from agents.runs.folder import default_run_path
+from agents.runs.folder import new_folder
 from envs.images import data_folder, ensure_files
-from launch.command_line.errors import check_address, fail, has_gpu, require_gpu
+from launch.command_line.errors import check_address, check_paths, fail, has_gpu, require_gpu, typed
 from launch.command_line.flags import given_flags
 from launch.experiments.folder import make_runs, resumed_runs
 from launch.experiments.interruption import Interruption
@@ -104,6 +105,7 @@ def main(arguments: ExperimentArguments, argv: list[str]) -> int:
     """Makes or resumes the runs that a command line asks for, and carries them out. Returns the exit status."""
     placement = arguments.placement
     try:
+        check_paths(placement)
         if placement.resume is not None:
             experiment = placement.resume
             runs, changes = resume(arguments, experiment, argv)
@@ -129,7 +131,7 @@ def new_runs(arguments: ExperimentArguments, argv: list[str]) -> tuple[Path, lis
     config = next(iter(runs.values()))[1]
     if config.data_set is not None:
         ensure_files(config.data_set, Path(machine["data"]))
-    experiment = arguments.placement.run_dir or default_run_path(*arguments.folder_words(config))
+    experiment = arguments.placement.run_dir or new_folder(*arguments.folder_words(config))
     described = {
         name: {"label": label, arguments.key: config.to_dict(), **machine}
         for name, (label, config) in runs.items()
@@ -171,7 +173,9 @@ def carry_out(arguments: ExperimentArguments, experiment: Path, runs: list[Path]
     from launch.results.experiment import conclude
 
     placement = arguments.placement
-    print(f"run folder {experiment}   curves: tensorboard --logdir {experiment}", flush=True)
+    print(
+        f"run folder {experiment}   curves: tensorboard --logdir {shlex.quote(str(experiment))}", flush=True
+    )
     interruption = Interruption()
     try:
         if len(runs) == 1 and placement.address is None:
@@ -187,6 +191,6 @@ def carry_out(arguments: ExperimentArguments, experiment: Path, runs: list[Path]
     for name, failure in failures.items():
         print(f"error: {name}: {failure}", file=sys.stderr)
     if interruption.signal is not None:
-        print(f"stopped; continue with {arguments.program} --resume {experiment}")
+        print(f"stopped; continue with {typed(arguments.program, '--resume', experiment)}")
         return interruption.exit_status
     return 1 if failures else 0

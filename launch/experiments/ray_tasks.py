@@ -7,7 +7,6 @@ Sweeps are trials of Ray Tune instead (`launch.experiments.tune_trial`), because
 and need placement groups.
 """
 
-import os
 import shutil
 import sys
 import time
@@ -134,9 +133,9 @@ def run_on_ray(
     """
     import ray
 
-    from agents.ray_cluster import connect
+    from agents.ray_cluster import available_cores, connect
 
-    connect(address, cpus=os.cpu_count() or 1)
+    connect(address, cpus=available_cores())
     try:
         # Ray has put its own handlers there.
         interruption.listen()

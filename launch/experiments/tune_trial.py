@@ -18,7 +18,7 @@ from agents.a3c.config import A3CConfig
 from agents.actor_critic.training import Snapshot
 from agents.errors import TrainingError
 from agents.files import write_json_atomically
-from agents.ray_cluster import check_room, connect
+from agents.ray_cluster import available_cores, check_room, connect
 from agents.runs.atari_run import AtariRun
 from agents.runs.checkpoints import list_checkpoints, load_newest
 from agents.runs.folder import RESULT, RunFolder
@@ -121,7 +121,7 @@ def run_on_tune(runs: list[Path], interruption: Interruption, *, address: str | 
     assert config.workers != "auto"
     worker = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
     workers = max(config.workers, 1)
-    connect(address, cpus=max(workers * config.cpus_per_worker, os.cpu_count() or 1))
+    connect(address, cpus=max(workers * config.cpus_per_worker, available_cores()))
     check_room(workers, "workers", cpus=config.cpus_per_worker, gpus=config.gpus_per_worker)
     tuner = tune.Tuner(
         tune.with_resources(

@@ -10,9 +10,12 @@ from agents.a3c.config import A3CConfig
 from agents.rllib.config import RLlibConfig
 from tests.commands import NOT_A_FOLDER, refusal, start
 
+LONG = "x" * 300
 MISTAKES = {
     "train": {
         "unknown game": (["--env", "Seaqest"], "near names: Seaquest"),
+        "another wrapper's name": (["--env", "PongDeterministic-v4"], "near names: Pong"),
+        "another wrapper's name in full": (["--env", "MsPacmanDeterministic-v0"], "near names: MsPacman"),
         "random frame skip": (["--env", "Seaquest-v4"], "ALE/<Game>-v5"),
         "unknown head": (["--head", "neurocodr"], "did you mean neurocoder?"),
         "unknown preset": (["--preset", "two-core"], "--preset 'two-core' .* (did you mean two-cores?)"),
@@ -235,6 +238,28 @@ def test_a_data_folder_of_the_environment_that_cannot_be_used_is_refused(empty_f
     line = refusal("supervised", "cifar10", "--layer", "mlp")
     assert f"{NOT_A_FOLDER}: cannot be used as data folder" in line and "NEUROCODER_DATA" in line
     assert not list(empty_folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("train", ["--run-dir", LONG]),
+        ("train", ["--from", LONG]),
+        ("train", ["--resume", LONG]),
+        ("rllib", ["--run-dir", f"a/{LONG}/b"]),
+        ("sweep", ["--run-dir", LONG]),
+        ("sweep", ["--resume", LONG]),
+        ("evaluate", [LONG]),
+        ("plot", [LONG, "--out", "a"]),
+        ("supervised", ["mnist", "--data-dir", LONG]),
+        ("supervised", ["--resume", LONG]),
+        ("continual", ["split-mnist", "--run-dir", LONG]),
+    ],
+)
+def test_a_path_that_the_system_does_not_take_is_refused(command, arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert LONG in refusal(command, *arguments)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("flag", ["--from", "--run-dir"])

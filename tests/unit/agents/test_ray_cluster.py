@@ -1,10 +1,12 @@
 """The room of a Ray cluster, computed from its nodes."""
 
+import os
+
 import pytest
 import ray
 
 from agents.errors import TrainingError
-from agents.ray_cluster import check_room
+from agents.ray_cluster import available_cores, check_room
 
 
 def node(cpus: float, gpus: float = 0, *, alive: bool = True) -> dict:
@@ -35,3 +37,14 @@ def test_the_error_names_what_was_asked_for(monkeypatch):
     monkeypatch.setattr(ray, "nodes", lambda: [node(16, 2)])
     with pytest.raises(TrainingError, match=r"^3 workers of 2 CPUs and 0\.6 GPU each are asked for"):
         check_room(3, "workers", cpus=2, gpus=0.6)
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", 3), ("250000 100000", 2), ("900000 100000", 3), ("50000 100000", 1), ("?", 3), (None, 3)],
+)
+def test_the_cores_are_those_that_the_process_may_use(quota, cores, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 4, 7})
+    if quota is not None:
+        (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    assert available_cores(tmp_path / "cpu.max") == cores

@@ -86,3 +86,10 @@ def test_on_a_terminal_the_line_is_cut_to_its_width_and_rewritten(clock, monkeyp
         second[:width],
         "checkpoint here\n",
     ]
+
+
+def test_a_run_that_has_taken_more_steps_than_asked_for_has_no_time_left(clock, capsys):
+    progress = Progress(1_000, frame_skip=4, env_steps=900)
+    clock[0] = 31.0
+    progress.update(1_100, None)
+    assert capsys.readouterr().out.rstrip().endswith("ETA 0:00")

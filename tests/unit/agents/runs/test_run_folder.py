@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from agents.runs.folder import RunFolder, RunFolderError, default_run_path, software_versions
+from agents.runs.folder import RunFolder, RunFolderError, git_commit, new_folder, software_versions
 from tests.commands import ROOT
 
 
@@ -141,18 +142,40 @@ def test_an_error_inside_the_with_block_frees_the_lock(tmp_path):
     RunFolder.open(tmp_path / "run").close()
 
 
-def test_default_paths_are_one_folder_deep_dated_and_distinct(tmp_path, monkeypatch):
+def test_new_folders_are_one_folder_deep_dated_and_distinct(tmp_path, monkeypatch):
     monkeypatch.setattr("time.strftime", lambda form: {"%Y%m%d-%H%M%S": "20260131-142501"}[form])
-    names = []
-    for _ in range(3):
-        path = default_run_path("ALE/Pong-v5", "neurocoder", tmp_path)
-        path.mkdir()
-        names.append(path.name)
-
+    names = [new_folder("ALE/Pong-v5", "neurocoder", root=tmp_path).name for _ in range(3)]
     first = "ALE-Pong-v5-neurocoder-20260131-142501"
     assert names == [first, f"{first}-2", f"{first}-3"]
-    assert default_run_path("../../etc", "mlp", tmp_path).parent == tmp_path
-    assert default_run_path("Pong", "mlp") == Path("runs/Pong-mlp-20260131-142501")
+    assert new_folder("../../etc", "mlp", root=tmp_path).parent == tmp_path
+    monkeypatch.chdir(tmp_path)
+    assert new_folder("Pong", "mlp") == Path("runs/Pong-mlp-20260131-142501")
+
+
+def test_starts_at_the_same_moment_get_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.strftime", lambda form: "20260131-142501")
+    with ThreadPoolExecutor(16) as threads:
+        folders = list(threads.map(lambda _: new_folder("Pong", root=tmp_path), range(64)))
+    assert len(set(folders)) == 64 and all(folder.is_dir() for folder in folders)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match=r"file/Pong-.*: cannot make a run folder"):
+        new_folder("Pong", root=tmp_path / "file")
+
+
+@pytest.mark.parametrize("content", [b'{"name": "a web page"}', b"[1, 2]", b"not JSON", b"\xff"])
+def test_a_config_that_is_not_of_a_run_is_not_replaced(content, tmp_path):
+    (tmp_path / "config.json").write_bytes(content)
+    assert "holds a config.json that is not of a run" in refusal(RunFolder.create, tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == content
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_can_start_again(tmp_path):
+    (tmp_path / "config.json").write_text('{"a3c": {}, "run": {}}')
+    RunFolder.create(tmp_path).close()
 
 
 def test_software_versions_are_those_installed():
@@ -166,12 +189,9 @@ def test_software_versions_are_those_installed():
     assert versions["python"] == sys.version.split()[0]
 
 
-def test_the_commit_is_that_of_the_working_directory_and_is_marked_when_files_have_changed(
-    tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
+def test_the_commit_is_that_of_the_checkout_and_is_marked_when_files_have_changed(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert software_versions()["commit"] is None
+    assert git_commit(tmp_path) is None
 
     git(tmp_path, "init")
     (tmp_path / "file").write_text("1")
@@ -179,10 +199,22 @@ def test_the_commit_is_that_of_the_working_directory_and_is_marked_when_files_ha
     git(tmp_path, "commit", "-m", "first")
     git(tmp_path, "tag", "-a", "v1", "-m", "a tag does not replace the hash")
     commit = git(tmp_path, "rev-parse", "--short", "HEAD")
-    assert software_versions()["commit"] == commit
+    assert git_commit(tmp_path) == commit
 
     (tmp_path / "file").write_text("2")
-    assert software_versions()["commit"] == f"{commit}-dirty"
+    assert git_commit(tmp_path) == f"{commit}-dirty"
+
+
+def test_another_repository_says_nothing_about_this_code(tmp_path, monkeypatch):
+    git(tmp_path, "init")
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "file").write_text("1")
+    git(tmp_path, "add", "inner")
+    git(tmp_path, "commit", "-m", "first")
+    assert git_commit(tmp_path / "inner") is None
+    before = software_versions()
+    monkeypatch.chdir(tmp_path)
+    assert software_versions() == before
 
 
 def test_a_missing_git_and_missing_packages_are_none(monkeypatch, tmp_path):
