@@ -18,6 +18,7 @@ from agents.continual.presets import preset
 from launch.command_line import experiment
 from launch.command_line.experiment import ExperimentArguments, Placement
 from launch.command_line.flags import parse_with_defaults, refuse_unused_layers
+from launch.command_line.output import keep_writing
 from launch.experiments.folder import seed_range
 from neurocoder.checks import check_at_least, check_known
 
@@ -82,6 +83,7 @@ class Arguments(ExperimentArguments):
 
 
 def main() -> None:
+    keep_writing()
     arguments = tyro.cli(Arguments, prog=Arguments.program, description=__doc__)
     raise SystemExit(experiment.main(arguments, sys.argv[1:]))
 

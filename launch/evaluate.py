@@ -20,6 +20,7 @@ import tyro
 
 from agents.runs.best import find_checkpoints
 from launch.command_line.errors import check_paths, fail
+from launch.command_line.output import keep_writing
 from launch.results.evaluation import mark_best, results_of, show, table, write_csv
 from neurocoder.checks import check_at_least, check_fraction
 
@@ -90,6 +91,7 @@ class Arguments:
 
 
 def main() -> None:
+    keep_writing()
     arguments = tyro.cli(Arguments, prog="python -m launch.evaluate", description=__doc__)
     try:
         arguments.check()

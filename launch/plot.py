@@ -16,6 +16,7 @@ import numpy as np
 import tyro
 
 from launch.command_line.errors import check_paths, fail
+from launch.command_line.output import keep_writing
 from neurocoder.checks import check_at_least
 
 PAUSE = 120.0
@@ -97,6 +98,7 @@ def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def main() -> None:
+    keep_writing()
     arguments = tyro.cli(Arguments, prog="python -m launch.plot", description=__doc__)
     try:
         arguments.check()

@@ -16,6 +16,7 @@ import tyro
 from agents.rllib.config import RLlibConfig
 from launch.command_line import atari
 from launch.command_line.atari import RunArguments
+from launch.command_line.output import keep_writing
 
 PROGRAM = "python -m launch.rllib"
 
@@ -29,6 +30,7 @@ class Arguments(RunArguments[RLlibConfig]):
 
 
 def main() -> None:
+    keep_writing()
     atari.main(PROGRAM, Arguments, __doc__, gpus="gpus_per_learner")
 
 

@@ -19,6 +19,7 @@ from agents.supervised.presets import preset
 from launch.command_line import experiment
 from launch.command_line.experiment import ExperimentArguments, Placement
 from launch.command_line.flags import given_flags, parse_with_defaults, refuse_unused_layers
+from launch.command_line.output import keep_writing
 from launch.experiments.folder import seed_range
 from neurocoder.checks import check_positive
 
@@ -110,6 +111,7 @@ def without_usage(config: SupervisedConfig) -> SupervisedConfig:
 
 
 def main() -> None:
+    keep_writing()
     arguments = tyro.cli(Arguments, prog=Arguments.program, description=__doc__)
     raise SystemExit(experiment.main(arguments, sys.argv[1:]))
 

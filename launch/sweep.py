@@ -26,6 +26,7 @@ from agents.runs.folder import RESULT, new_folder
 from agents.runs.recording import Recording
 from launch.command_line.errors import check_address, check_paths, fail, typed
 from launch.command_line.flags import given_flags, refuse_unused_layers
+from launch.command_line.output import keep_writing
 from launch.experiments.folder import make_runs, resumed_runs, seed_range
 from launch.experiments.interruption import Interruption
 from launch.results.sweep import finished, table
@@ -73,6 +74,7 @@ class Arguments:
 
 
 def main() -> None:
+    keep_writing()
     argv = sys.argv[1:]
     arguments, common = tyro.cli(
         Arguments, args=argv, prog=PROGRAM, description=__doc__, return_unknown_args=True

@@ -32,8 +32,7 @@ class ProgressLine:
         """Shows the line, on a terminal in place of the one before."""
         if self.live:
             # A longer line would wrap, and only its last part could be rewritten.
-            width = os.get_terminal_size(self.stream.fileno()).columns or 80
-            self._rewrite(line[: width - 1])
+            self._rewrite(line[: self._width() - 1])
         else:
             print(line, file=self.stream, flush=True)
 
@@ -46,6 +45,12 @@ class ProgressLine:
         """Wipes the line from a terminal."""
         if self.live:
             self._rewrite("")
+
+    def _width(self) -> int:
+        try:
+            return os.get_terminal_size(self.stream.fileno()).columns or 80
+        except OSError:  # the terminal has closed
+            return 80
 
     def _rewrite(self, line: str) -> None:
         print(f"\r\x1b[K{line}", end="", file=self.stream, flush=True)

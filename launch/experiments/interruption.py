@@ -1,26 +1,30 @@
-"""How a command answers to SIGINT and SIGTERM."""
+"""How a command answers to SIGINT, SIGTERM and SIGHUP."""
 
 import signal
 from types import FrameType
 
 
 class Interruption:
-    """Notes the first SIGINT or SIGTERM, so that a run can write its last checkpoint; the second one ends it at
-    once.
+    """Notes the first signal to stop, so that a run can write its last checkpoint. The second one ends the run at once.
+
+    A terminal that closes sends SIGHUP, which nohup makes a process ignore.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            self.numbers.append(signal.SIGHUP)
         self.listen()
 
     def listen(self) -> None:
         """Takes over the signals. To be called again after a library, such as Ray, has installed its own handler."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in self.numbers:
             signal.signal(number, self._handle)
 
     def release(self) -> None:
         """Gives the signals back: from now on one ends the process at once."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in self.numbers:
             signal.signal(number, signal.SIG_DFL)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -31,5 +35,5 @@ class Interruption:
 
     @property
     def exit_status(self) -> int:
-        """What a shell reports of a process that a signal ended: 130 for SIGINT, 143 for SIGTERM. 0 without a signal."""
+        """What a shell reports of a process that a signal ended: 130 for SIGINT, 143 for SIGTERM; 0 without one."""
         return 0 if self.signal is None else 128 + self.signal
