@@ -8,13 +8,17 @@ from typing import Self
 import cv2
 import numpy as np
 
-# MPEG-4 Part 2: VLC, mpv, QuickTime and the Windows players show this format, web browsers do not. Browsers need
-# H.264, for which opencv-python wheels have no encoder, or VP9. VP9 takes 25 times the processor time, 50 ms a
-# frame, and QuickTime does not show it. For a web page: ffmpeg -i episode.mp4 -c:v libx264 -pix_fmt yuv420p web.mp4
-CODEC = cv2.VideoWriter.fourcc(*"mp4v")
+# Read by OpenCV at its first video. A failure is reported once, by the errors below.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+# VP9: browsers, VLC, mpv and the players of Windows show it. QuickTime Player does not; for it:
+# ffmpeg -i game.mp4 -c:v libx264 -pix_fmt yuv420p game-h264.mp4 (the wheels of OpenCV have no encoder for H.264).
+CODEC = cv2.VideoWriter.fourcc(*"vp09")
 
 # OpenCV encodes the colours of standard-definition television (BT.601) and does not say so in the file. So players
-# guess: VLC and mpv take more than 576 lines for high definition (BT.709) and shift the colours.
+# guess: VLC and mpv take more than 576 lines for high definition (BT.709) and shift the colours. Firefox does so
+# with every size, by up to 15 of 255.
 MAX_HEIGHT = 576
 
 
@@ -71,7 +75,8 @@ class VideoWriter:
         if not self._encoder.isOpened():
             self._partial.unlink()
             raise OSError(
-                f"cannot write video {self.path}: OpenCV has no encoder for it at {self.fps} frames/s"
+                f"cannot write video {self.path}: OpenCV has no encoder for it at {self.fps} frames/s; "
+                "install the opencv-python of requirements.txt, or leave the video out"
             )
         return self
 

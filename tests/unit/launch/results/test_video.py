@@ -10,6 +10,7 @@ from tests.commands import ROOT
 
 cv2 = pytest.importorskip("cv2", reason="OpenCV needs libGL.so.1", exc_type=ImportError)
 
+import launch.results.video  # noqa: E402
 from launch.results.video import VideoWriter, screen_size  # noqa: E402
 
 ATARI = (210, 160)
@@ -74,6 +75,29 @@ def test_frames_keep_their_order_and_small_sprites_stay_sharp(tmp_path):
 )
 def test_every_screen_is_even_and_4_to_3(height, screen):
     assert screen_size(height) == screen
+
+
+@pytest.mark.parametrize("size", [(211, 161), (577, 771), (33, 97)])
+def test_frames_of_odd_size_become_an_even_picture_of_the_same_colour(tmp_path, size):
+    with VideoWriter(tmp_path / "v.mp4", size=size, fps=15) as video:
+        for _ in range(3):
+            video.write(plain((200, 30, 90), size))
+    frames, _ = decode(tmp_path / "v.mp4")
+    assert frames.shape == (3, *screen_size(size[0]), 3)
+    assert frames[-1].mean(axis=(0, 1)) == pytest.approx((200, 30, 90), abs=4)
+
+
+def test_an_encoder_that_opencv_lacks_is_one_clear_line_and_leaves_no_file(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(launch.results.video, "CODEC", cv2.VideoWriter.fourcc(*"avc1"))
+    with pytest.raises(OSError) as caught, VideoWriter(tmp_path / "v.mp4", size=ATARI, fps=15):
+        pass
+    said = str(caught.value)
+    assert (
+        said.startswith(f"cannot write video {tmp_path / 'v.mp4'}: OpenCV has no encoder")
+        and "\n" not in said
+    )
+    # OpenCV and FFmpeg would add lines of their own.
+    assert capfd.readouterr().err == "" and list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupted_block_leaves_no_file_and_keeps_the_older_one(tmp_path):
