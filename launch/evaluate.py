@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import tyro
 
 from agents.runs.best import find_checkpoints
-from launch.command_line.errors import check_paths, fail
+from launch.command_line.errors import check_output, check_paths, fail
 from launch.command_line.output import keep_writing
 from launch.results.evaluation import mark_best, results_of, show, table, write_csv
 from neurocoder.checks import check_at_least, check_fraction
@@ -71,10 +71,8 @@ class Arguments:
         if self.video is not None:
             self._check_video(self.video)
         for file in (self.video, self.json, self.csv):
-            if file is not None and not file.absolute().parent.is_dir():
-                raise ValueError(f"{file}: its folder does not exist; make it or name another file")
-            if file is not None and file.is_dir():
-                raise ValueError(f"{file}: is a folder; name a file")
+            if file is not None:
+                check_output(file)
 
     def _check_video(self, video: Path) -> None:
         if self.all or len(self.runs) > 1:

@@ -42,6 +42,23 @@ def _check_path(path: Path) -> None:
         raise ValueError(f"{path}: cannot be used as a path ({error.strerror})") from error
 
 
+def check_output(file: Path) -> None:
+    """Raises ValueError if a file cannot be written. It is left as it is: what it holds, or missing."""
+    if not file.absolute().parent.is_dir():
+        raise ValueError(f"{file}: its folder does not exist; make it or name another file")
+    if file.is_dir():
+        raise ValueError(f"{file}: is a folder; name a file")
+    if file.exists() and not file.is_file():
+        return  # a pipe or a device: opening and closing it would be noticed
+    new = not file.exists()
+    try:
+        file.open("ab").close()
+        if new:
+            file.unlink()
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be written ({error.strerror}); name another file") from error
+
+
 def typed(program: str, *words: object) -> str:
     """Returns a command as it has to be typed, with quotes where the shell needs them."""
     return f"{program} {shlex.join(map(str, words))}"

@@ -62,6 +62,12 @@ MISTAKES = {
             ["a", "--csv", "b/scores.csv"],
             "b/scores.csv: its folder does not exist; make it or name another file",
         ),
+        "results where nobody may write": (
+            ["a", "--json", "/sys/scores.json"],
+            "/sys/scores.json: cannot be written .* name another file",
+        ),
+        "table where nobody may write": (["a", "--csv", "/sys/scores.csv"], "/sys/scores.csv: cannot be written"),
+        "video where nobody may write": (["a", "--video", "/sys/game.mp4"], "/sys/game.mp4: cannot be written"),
         "all and the best": (["a", "--all", "--best"], "--all and --best cannot both be given"),
         "video of all": (["a", "--all", "--video", "v.mp4"], "--video shows one policy, but --all is given"),
         "all of no run": (["nowhere", "--all"], "nowhere is neither a run folder"),
