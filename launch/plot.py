@@ -1,26 +1,26 @@
 """Draws the learning curves of runs, and writes them as a table.
 
     python -m launch.plot runs/Pong-neurocoder-... runs/Pong-mlp-... --out docs/results/pong
+    python -m launch.plot runs/sweep-... --out sweep
 
-This writes the table pong.csv and the picture pong.png to docs/results. The table has the run, its agent
-steps, its minutes of training and its mean return. Pauses before a --resume do not count as training.
+The first line writes the table pong.csv and the picture pong.png to docs/results. Runs of every command can be drawn,
+also while they train. A folder of runs, such as that of a sweep, stands for its runs. Runs that differ in nothing but
+the seed are one line, their mean, with a band from the lowest to the highest. It goes as far as all of them have come.
+Pauses before a --resume do not count as minutes of training.
 """
 
-import csv
-import logging
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
-import numpy as np
 import tyro
 
-from launch.command_line.errors import check_paths, fail
+from launch.command_line.errors import check_output, check_paths, fail
 from launch.command_line.output import keep_writing
+from launch.results.curves import RunCurves, read_curves, run_folders, write_table
+from launch.results.pictures import draw, panels_of
 from neurocoder.checks import check_at_least
-
-PAUSE = 120.0
-"""Seconds without a point after which a run counts as not training."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Arguments:
     runs: Annotated[
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help_behavior_hint="", metavar="RUN ...")
     ]
-    """Run folders, one or more."""
+    """Folders of runs, one or more. What cannot be drawn is named and left out."""
     out: Path
     """Files to write, without their endings: the table is <out>.csv, and the picture <out>.png."""
     window: int = 50
@@ -36,65 +36,23 @@ class Arguments:
     points: int = 150
     """Largest number of points in the curve of a run."""
 
+    @property
+    def table(self) -> Path:
+        return Path(f"{self.out}.csv")
+
+    @property
+    def picture(self) -> Path:
+        return Path(f"{self.out}.png")
+
     def check(self) -> None:
         """Raises ValueError, in one line, for a setting out of range."""
         check_paths(self)
         if not self.runs:
             raise ValueError("no run given; name one or more run folders")
-        for run in self.runs:
-            if not (run / "config.json").is_file():
-                raise ValueError(f"{run} is not the folder of a run, it has no config.json")
         check_at_least("--window", self.window, 1)
         check_at_least("--points", self.points, 1)
-        if not self.out.absolute().parent.is_dir():
-            raise ValueError(f"--out {self.out}: its folder does not exist; make it or name another")
-
-
-class Curve(NamedTuple):
-    """The curve of one run, with n points: (n,) each."""
-
-    steps: np.ndarray
-    minutes: np.ndarray
-    mean_return: np.ndarray
-
-
-def learning_curve(run: Path, *, window: int, points: int) -> Curve:
-    """Reads the curve of a run from its folder. Raises ValueError if no game has ended.
-
-    Args:
-        window: the number of games over which the return is averaged.
-        points: the largest number of points, at equal distances.
-    """
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    # TensorBoard would report every resume as an event out of order.
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
-    events.Reload()
-    tags = events.Tags()["scalars"]
-    if "charts/episodic_return" not in tags:
-        raise ValueError(f"{run}: no game has ended yet, so there is no curve")
-    clock = np.array([point.wall_time for point in events.Scalars("charts/frames")])
-    games = events.Scalars("charts/episodic_return")
-    steps = np.array([game.step for game in games])
-    minutes = np.interp([game.wall_time for game in games], clock, training_minutes(clock))
-    mean_return = moving_mean(np.array([game.value for game in games]), window)
-    places = np.unique(np.linspace(0, len(games) - 1, min(points, len(games))).round().astype(int))
-    return Curve(steps[places], minutes[places], mean_return[places])
-
-
-def training_minutes(clock: np.ndarray) -> np.ndarray:
-    """Returns the minutes of training by each time of the clock, (n,) seconds. Pauses count as nothing."""
-    gaps = np.diff(clock, prepend=clock[0])
-    return np.cumsum(np.where(gaps < PAUSE, gaps, 0.0)) / 60
-
-
-def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Returns the mean of each value (n,) and those before it, `window` values together, fewer at the start."""
-    sums = np.cumsum(np.concatenate(([0.0], values)))  # (n + 1,)
-    last = np.arange(1, len(values) + 1)
-    first = np.maximum(0, last - window)
-    return (sums[last] - sums[first]) / (last - first)
+        for file in (self.table, self.picture):
+            check_output(file)
 
 
 def main() -> None:
@@ -102,47 +60,38 @@ def main() -> None:
     arguments = tyro.cli(Arguments, prog="python -m launch.plot", description=__doc__)
     try:
         arguments.check()
-        names = [run.resolve().name for run in arguments.runs]
-        # Runs of several sweeps may have the same name.
-        if len(set(names)) < len(names):
-            names = list(map(str, arguments.runs))
-        curves = {
-            name: learning_curve(run, window=arguments.window, points=arguments.points)
-            for name, run in zip(names, arguments.runs, strict=True)
-        }
     except ValueError as error:
         fail(error)
-    csv_file, picture = Path(f"{arguments.out}.csv"), Path(f"{arguments.out}.png")
-    with csv_file.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(("run", "agent_steps", "minutes", f"mean_return_of_{arguments.window}_games"))
-        for name, curve in curves.items():
-            for steps, minutes, mean_return in zip(*curve, strict=True):
-                table.writerow((name, steps, f"{minutes:.2f}", f"{mean_return:.2f}"))
-    draw(curves, picture, window=arguments.window)
-    print(f"wrote {csv_file} and {picture}")
+    curves, left_out = read_all(arguments)
+    if not curves:
+        more = f" (and {len(left_out) - 1} more)" if len(left_out) > 1 else ""
+        fail(f"there is nothing to draw: {left_out[0]}{more}")
+    try:
+        write_table(curves, arguments.table)
+        draw(panels_of(curves), arguments.picture)
+    except OSError as error:
+        fail(error, status=1)
+    for reason in left_out:
+        print(f"left out: {reason}", file=sys.stderr)
+    print(f"wrote {arguments.table} and {arguments.picture}")
 
 
-def draw(curves: dict[str, Curve], path: Path, *, window: int) -> None:
-    """Draws the mean return against agent steps and against minutes, side by side."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, (by_steps, by_minutes) = pyplot.subplots(
-        1, 2, figsize=(10, 3.6), sharey=True, layout="constrained"
-    )
-    for name, curve in curves.items():
-        by_steps.plot(curve.steps / 1e6, curve.mean_return, label=name)
-        by_minutes.plot(curve.minutes, curve.mean_return, label=name)
-    by_steps.set(xlabel="agent steps (millions)", ylabel=f"return, mean of {window} games")
-    by_minutes.set(xlabel="minutes of training")
-    for panel in (by_steps, by_minutes):
-        panel.grid(alpha=0.3)
-    figure.legend(*by_steps.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
+def read_all(arguments: Arguments) -> tuple[list[RunCurves], list[str]]:
+    """Reads the curves of all runs. Returns them, and why others cannot be drawn."""
+    curves: list[RunCurves] = []
+    left_out, folders = [], dict[Path, Path]()
+    for path in arguments.runs:
+        try:
+            # A run may be given by itself and with its folder.
+            folders |= {run.resolve(): run for run in run_folders(path)}
+        except ValueError as error:
+            left_out.append(str(error))
+    for run in folders.values():
+        try:
+            curves += read_curves(run, window=arguments.window, points=arguments.points)
+        except ValueError as error:
+            left_out.append(str(error))
+    return curves, left_out
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ accuracy.csv    continual runs: the accuracy on each task after each task
 import csv
 import json
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from agents.runs.folder import FAILED, RESULT
+from launch.results import pictures
 
 ABOUT = ("parameters", "steps", "seconds", "device")
 """Plain values of a result.json that each of its seeds has."""
@@ -29,6 +29,7 @@ class Outcome:
     """The result of one seed."""
 
     seed: int
+    layer: str
     metric: str
     larger_is_better: bool
     scalars: dict[str, float]
@@ -86,7 +87,18 @@ def read_outcomes(result: dict[str, Any]) -> list[Outcome]:
         name: math.nan if value is None else value for name, value in result.get("scalars", earlier).items()
     }
     curve = [(step, value) for step, value in result["curve"]]
-    return [Outcome(result["seed"], result["metric"], result["larger_is_better"], scalars, curve, [], about)]
+    return [
+        Outcome(
+            result["seed"],
+            result["config"]["layer"],
+            result["metric"],
+            result["larger_is_better"],
+            scalars,
+            curve,
+            [],
+            about,
+        )
+    ]
 
 
 def read_continual(result: dict[str, Any], about: dict[str, Any]) -> list[Outcome]:
@@ -101,6 +113,7 @@ def read_continual(result: dict[str, Any], about: dict[str, Any]) -> list[Outcom
     return [
         Outcome(
             seed,
+            result["config"]["layer"],
             "average accuracy",
             larger_is_better=True,
             scalars={name: values[row].item() for name, values in scalars.items()},
@@ -197,29 +210,19 @@ def cell(mean: float, deviation: float) -> str:
 
 
 def draw(groups: list[Group], path: Path) -> None:
-    """Draws the metric against steps or tasks seen: the mean over seeds, and the range from lowest to highest."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(9, max(4.5, 0.25 * len(groups))), layout="constrained")
-    for group in groups:
-        points: dict[int, list[float]] = defaultdict(list)
-        for outcome in group.outcomes:
-            for x, value in outcome.curve:
-                points[x].append(value)
-        xs = sorted(points)
-        means = [np.mean(points[x]) for x in xs]
-        (line,) = axes.plot(xs, means, label=f"{group.label} (n = {len(group.outcomes)})")
-        low, high = [min(points[x]) for x in xs], [max(points[x]) for x in xs]
-        axes.fill_between(xs, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    """Draws the metric against steps or tasks seen. Raises OSError if the file cannot be written."""
     latest = next(outcome for group in groups for outcome in group.outcomes)
-    axes.set(xlabel=x_name(groups).replace("_", " "), ylabel=latest.metric.replace("_", " "))
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    if not latest.larger_is_better:
-        axes.set_yscale("log")
-    axes.grid(alpha=0.3, which="both")
-    figure.legend(loc="outside right upper", fontsize="small")
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    panel = pictures.Panel(
+        x_name(groups),
+        latest.metric,
+        [
+            pictures.Group(
+                group.label,
+                group.outcomes[0].layer,
+                [pictures.Line(*np.array(outcome.curve).T) for outcome in group.outcomes],
+            )
+            for group in groups
+        ],
+        logarithmic=not latest.larger_is_better,
+    )
+    pictures.draw([[panel]], path)

@@ -66,12 +66,28 @@ MISTAKES = {
             ["a", "--json", "/sys/scores.json"],
             "/sys/scores.json: cannot be written .* name another file",
         ),
-        "table where nobody may write": (["a", "--csv", "/sys/scores.csv"], "/sys/scores.csv: cannot be written"),
-        "video where nobody may write": (["a", "--video", "/sys/game.mp4"], "/sys/game.mp4: cannot be written"),
+        "table where nobody may write": (
+            ["a", "--csv", "/sys/scores.csv"],
+            "/sys/scores.csv: cannot be written",
+        ),
+        "video where nobody may write": (
+            ["a", "--video", "/sys/game.mp4"],
+            "/sys/game.mp4: cannot be written",
+        ),
         "all and the best": (["a", "--all", "--best"], "--all and --best cannot both be given"),
         "video of all": (["a", "--all", "--video", "v.mp4"], "--video shows one policy, but --all is given"),
         "all of no run": (["nowhere", "--all"], "nowhere is neither a run folder"),
         "video of another kind": (["a", "--video", "v.gif"], "must end in .mp4"),
+    },
+    "plot": {
+        "no run": (["--out", "a"], "no run given"),
+        "neither run nor folder of runs": (
+            ["nowhere", "--out", "a"],
+            "there is nothing to draw: nowhere is not the folder of a run or of runs",
+        ),
+        "no games in the mean": (["nowhere", "--out", "a", "--window", "0"], "--window is 0"),
+        "picture into a missing folder": (["nowhere", "--out", "b/a"], "b/a.csv: its folder does not exist"),
+        "picture where nobody may write": (["nowhere", "--out", "/sys/a"], "/sys/a.csv: cannot be written"),
     },
     "sweep": {
         "unknown game": (["--env", "Pongg"], "near names: Pong"),

@@ -132,7 +132,7 @@ def test_a_full_disk_is_an_error_and_leaves_no_file(tmp_path):
 import numpy as np, resource
 from launch.results.video import VideoWriter
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # stands in for a disk with no room
-noise = np.random.default_rng(0).integers(0, 256, size=(20, 210, 160, 3), dtype=np.uint8)
+noise = np.random.default_rng(0).integers(0, 256, size=(4, 210, 160, 3), dtype=np.uint8)
 with VideoWriter({str(path)!r}, size=(210, 160), fps=15) as video:
     for frame in noise:
         video.write(frame)
