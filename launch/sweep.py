@@ -5,7 +5,8 @@
 
 Every combination is a run in a folder of its own, which launch.evaluate and launch.plot read like any other. Any
 other setting of launch.train (--workers, --total-steps, --rollout-steps, ...) holds for every run. A run that fails
-restarts from its newest checkpoint. --resume continues the runs that are not finished.
+restarts from its newest checkpoint. --resume continues the runs that are not finished. The table of finished runs is
+kept in results.md and their scores in results.csv.
 """
 
 import itertools
@@ -29,7 +30,7 @@ from launch.command_line.flags import given_flags, refuse_unused_layers
 from launch.command_line.output import keep_writing
 from launch.experiments.folder import make_runs, resumed_runs, seed_range
 from launch.experiments.interruption import Interruption
-from launch.results.sweep import finished, table
+from launch.results.sweep import conclude
 from neurocoder.checks import check_at_least
 
 PROGRAM = "python -m launch.sweep"
@@ -90,6 +91,9 @@ def main() -> None:
             sweep, runs = new_runs(arguments, common)
     except ValueError as error:
         fail(error)
+    if not runs:
+        conclude(sweep)
+        return
     print(f"run folder {sweep}   curves: tensorboard --logdir {shlex.quote(str(sweep))}", flush=True)
     # Imported here: Ray takes seconds.
     from launch.experiments.tune_trial import run_on_tune
@@ -100,8 +104,7 @@ def main() -> None:
     except TrainingError as error:
         fail(error, status=1)
     interruption.release()
-    if results := finished(sweep):
-        print(table(results))
+    conclude(sweep)
     advice = f"continue with {typed(PROGRAM, '--resume', sweep)}"
     if interruption.signal is not None:
         print(f"stopped; {advice}")

@@ -73,7 +73,7 @@ def one_thread() -> Iterator[None]:
 
 
 def statistics(games: Sequence[Episode], rom: str) -> dict[str, Any]:
-    """Returns scores, lengths, means and 95 % intervals of full games."""
+    """Returns scores, lengths, means and 95 % intervals of full games. The intervals of one game are None."""
     scores, lengths = [game.score for game in games], [game.length for game in games]
     mean = float(np.mean(scores))
     return {
@@ -82,8 +82,8 @@ def statistics(games: Sequence[Episode], rom: str) -> dict[str, Any]:
         "mean": mean,
         "median": float(np.median(scores)),
         "iqm": interquartile_mean(scores),
-        "iqm_ci95": list(stratified_bootstrap_interval([scores])),
-        "mean_ci95": list(stratified_bootstrap_interval([scores], statistic=lambda s: float(np.mean(s)))),
+        "iqm_ci95": stratified_bootstrap_interval([scores]),
+        "mean_ci95": stratified_bootstrap_interval([scores], statistic=lambda s: float(np.mean(s))),
         "mean_length": float(np.mean(lengths)),
         "human_normalised_mean": human_normalised_score(rom, mean),
     }

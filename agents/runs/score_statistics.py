@@ -37,8 +37,10 @@ def stratified_bootstrap_interval(
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
     """Returns the percentile bootstrap interval (low, high) of a statistic of all strata's pooled scores.
+
+    None if a stratum has a single score, because one score says nothing about its spread.
 
     Each resample draws, with replacement and within each stratum, as many scores as that stratum holds.
     Longer strata weigh more. The interval measures the spread within strata. Over episodes of one run, it
@@ -61,6 +63,8 @@ def stratified_bootstrap_interval(
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
+    if lengths.min() == 1:
+        return None
 
     scores = np.concatenate([np.asarray(stratum, dtype=np.float64) for stratum in strata])  # (N,)
     # Where the stratum of each score begins and ends: (N,).

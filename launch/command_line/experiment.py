@@ -114,6 +114,11 @@ def main(arguments: ExperimentArguments, argv: list[str]) -> int:
             changes = {}
     except ValueError as error:
         fail(error)
+    if not runs:
+        from launch.results.experiment import conclude
+
+        conclude(experiment)
+        return 0
     # Imported here, because torch takes seconds.
     from launch.experiments.run import execute, prepare
 
@@ -142,7 +147,7 @@ def new_runs(arguments: ExperimentArguments, argv: list[str]) -> tuple[Path, lis
 def resume(
     arguments: ExperimentArguments, experiment: Path, argv: list[str]
 ) -> tuple[list[Path], dict[str, Any]]:
-    """Finds the unfinished runs, and the entries of their config.json that the command line replaces.
+    """Finds the unfinished runs, which may be none, and the entries of their config.json that the command line replaces.
 
     Raises:
         ValueError: a flag that cannot be obeyed, or runs that cannot be continued.

@@ -3,7 +3,8 @@
 runs/polynomials-gru-20260131-142501/
   mlp-seed1/            a run: config.json, curves, checkpoints, at last result.json, or failed.json
   neurocoder-seed1/
-  results.csv           all finished runs
+  results.md            the table of all finished runs
+  results.csv           and their numbers
 """
 
 import json
@@ -43,28 +44,23 @@ def make_runs(experiment: Path, described: Mapping[str, dict[str, Any]]) -> list
     return runs
 
 
-def unfinished_runs(experiment: Path) -> list[Path]:
-    """Finds the runs that have no result yet. Raises ValueError if there are no runs, or all are finished."""
-    runs = sorted(path.parent for path in experiment.glob("*/config.json"))
-    if not runs:
-        raise ValueError(f"--resume {experiment}: not a folder of runs, none in it has a config.json")
-    unfinished = [run for run in runs if not (run / RESULT).exists()]
-    if not unfinished:
-        raise ValueError(f"--resume {experiment}: all of its {len(runs)} runs are finished")
-    return unfinished
-
-
 def resumed_runs(experiment: Path, read: Callable[[dict[str, Any]], object]) -> list[Path]:
     """Finds the runs that have no result yet, and checks that they are of the command that asks.
+
+    Says so if all are finished.
 
     Args:
         read: takes what is in a run's config.json. Raises ValueError, KeyError or TypeError if that cannot be used.
 
     Raises:
-        ValueError: as `unfinished_runs`, or a config.json that cannot be used.
+        ValueError: there are no runs, or a config.json cannot be used.
     """
-    runs = unfinished_runs(experiment)
-    for run in runs:
+    runs = sorted(path.parent for path in experiment.glob("*/config.json"))
+    if not runs:
+        raise ValueError(f"--resume {experiment}: not a folder of runs, none in it has a config.json")
+    unfinished = [run for run in runs if not (run / RESULT).exists()]
+    # A run of an earlier version that is finished need not be read, but some run must be.
+    for run in unfinished or runs[:1]:
         try:
             read(json.loads((run / "config.json").read_text()))
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -72,4 +68,6 @@ def resumed_runs(experiment: Path, read: Callable[[dict[str, Any]], object]) -> 
             raise ValueError(
                 f"--resume {experiment}: {run.name}/config.json cannot be used ({reason})"
             ) from error
-    return runs
+    if not unfinished:
+        print(f"all {len(runs)} runs of {experiment} are finished")
+    return unfinished

@@ -27,6 +27,7 @@ from agents.runs.recording import Recording
 from agents.runs.snapshots import to_snapshot
 from agents.runs.transfer import start_from
 from agents.stored_settings import read_settings
+from launch.experiments.board import Board
 from launch.experiments.interruption import Interruption
 
 REPORT_SECONDS = 10.0  # between two reports to Tune
@@ -55,11 +56,12 @@ class SweepTrial(tune.Trainable):
             self.run.advance()
         if self.run.finished:
             self._conclude(self.run)
+        score = "-" if recorder.recent_score is None else f"{recorder.recent_score:.1f}"
         return {
             "done": self.run.finished,
             "env_steps": recorder.env_steps,
-            "steps_per_second": round(recorder.progress.steps_per_second, 1),
             "score": recorder.recent_score,
+            "progress": f"{recorder.env_steps:,} / {self.settings.total_steps:,} steps  score {score}",
         }
 
     def _conclude(self, run: AtariRun) -> None:
@@ -87,6 +89,39 @@ class SweepTrial(tune.Trainable):
                 print(error)
 
 
+class OnBoard(tune.Callback):
+    """Shows the trials on a board, in place of the tables of Tune."""
+
+    def __init__(self, runs: list[Path]):
+        self.board = Board(runs)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.board.update({str(trial): "starting"})
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self.board.update({str(trial): result["progress"]})
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.board.update({})
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.board.update({str(trial): "has failed, starts again"})
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.board.end(str(trial), "done")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.board.end(str(trial), "failed")
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        for trial in trials:
+            if str(trial) in self.board.running:  # it was stopped, perhaps while it played its last games
+                done = (Path(trial.config["run"]) / RESULT).exists()
+                self.board.end(str(trial), "done" if done else "stopped")
+
+
 def first_snapshot(folder: RunFolder, settings: A3CConfig, weights_of: str | None) -> Snapshot | None:
     """The state that a trial starts from: its newest checkpoint, the weights of another run, or None."""
     if list_checkpoints(folder.checkpoints):
@@ -108,7 +143,11 @@ def run_on_tune(runs: list[Path], interruption: Interruption, *, address: str | 
     Raises:
         TrainingError: no cluster at `address`, or none with room for a run.
     """
-    os.environ |= {"TUNE_DISABLE_SIGINT_HANDLER": "1", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+    os.environ |= {
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "RAY_AIR_NEW_OUTPUT": "0",  # it prints tables whatever `verbose` is
+    }
 
     class UntilSignal(tune.Stopper):
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -130,7 +169,8 @@ def run_on_tune(runs: list[Path], interruption: Interruption, *, address: str | 
         param_space={"run": tune.grid_search([str(run.absolute()) for run in runs])},
         tune_config=tune.TuneConfig(trial_name_creator=lambda trial: Path(trial.config["run"]).name),
         run_config=tune.RunConfig(
-            name="tune", storage_path=str(runs[0].parent.absolute()), verbose=1,
+            name="tune", storage_path=str(runs[0].parent.absolute()),
+            verbose=0, callbacks=[OnBoard(runs)],
             failure_config=tune.FailureConfig(max_failures=retries),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a run has its own
             stop=UntilSignal(),

@@ -12,6 +12,7 @@ import numpy as np
 from agents.runs.checkpoints import CheckpointError
 from agents.runs.progress import GamesProgress
 from envs.atari import AtariSettings
+from launch.results.tables import interval_words
 
 
 def results_of(checkpoints: list[Path], *, every: bool, **settings: Any) -> Iterator[dict[str, Any]]:
@@ -70,14 +71,14 @@ def mark_best(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def show(result: dict[str, Any]) -> None:
     """Prints the result of one policy."""
-    low, high = result["iqm_ci95"]
+    interval = interval_words(result["iqm_ci95"], 2)
     lengths = result["episode_lengths"]
     print(
         f"{result['run']}\n"
         f"  {_policy(result)}, {result['env_steps']:,} steps "
         f"({result['env_steps'] * result['settings']['frame_skip']:,} frames) of training\n"
         f"  mean {result['mean']:.2f}   median {result['median']:.2f}   "
-        f"interquartile mean {result['iqm']:.2f} (95 % interval {low:.2f} to {high:.2f})\n"
+        f"interquartile mean {result['iqm']:.2f}{f' (95 % interval {interval})' if interval else ''}\n"
         f"  human-normalised score {_human(result)} (0: random play, 1: human play)\n"
         f"  length {np.mean(lengths):,.0f} steps (from {min(lengths):,} to {max(lengths):,})\n"
         f"{_conditions(result)}",
@@ -92,10 +93,9 @@ def table(run: Path, results: list[dict[str, Any]]) -> str:
         f"{'steps':>13} {'mean':>10}   {'95 % interval':22} {'length':>8} {'human-normalised':>17}",
     ]
     for result in results:
-        low, high = result["mean_ci95"]
         lines.append(
             f"{'*' if result['best'] else ' '} {result['env_steps']:>11,} {result['mean']:10.2f}   "
-            f"{f'{low:.2f} to {high:.2f}':22} {result['mean_length']:8,.0f} {_human(result):>17}"
+            f"{interval_words(result['mean_ci95'], 2):22} {result['mean_length']:8,.0f} {_human(result):>17}"
         )
     lines += ["* best mean; human-normalised score: 0 is random play, 1 human play", _conditions(results[0])]
     return "\n".join(lines)
@@ -111,8 +111,8 @@ def write_csv(path: Path, results: list[dict[str, Any]]) -> None:
             "env_steps": result["env_steps"],
             "episodes": len(result["episode_returns"]),
             "mean": result["mean"],
-            "mean_low": result["mean_ci95"][0],
-            "mean_high": result["mean_ci95"][1],
+            "mean_low": low,
+            "mean_high": high,
             "median": result["median"],
             "iqm": result["iqm"],
             "mean_length": result["mean_length"],
@@ -120,6 +120,7 @@ def write_csv(path: Path, results: list[dict[str, Any]]) -> None:
             "best": result.get("best", ""),
         }
         for result in results
+        for low, high in [result["mean_ci95"] or ("", "")]
     ]
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))

@@ -1,5 +1,6 @@
 """The results of an experiment's finished runs: a table, CSV files and a picture of the curves.
 
+results.md      the table, as it was printed
 results.csv     a row for every seed
 summary.csv     mean and deviation of every metric, by label
 curves.csv      every point of every seed's curve
@@ -7,10 +8,8 @@ curves.png      the curves, by label
 accuracy.csv    continual runs: the accuracy on each task after each task
 """
 
-import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 
 from agents.runs.folder import FAILED, RESULT
 from launch.results import pictures
+from launch.results.tables import aligned, show_and_keep, write_csv
 
 ABOUT = ("parameters", "steps", "seconds", "device")
 """Plain values of a result.json that each of its seeds has."""
@@ -126,14 +126,20 @@ def read_continual(result: dict[str, Any], about: dict[str, Any]) -> list[Outcom
 
 
 def conclude(experiment: Path) -> None:
-    """Writes the CSV files and the picture of an experiment, and prints its table. Does nothing without results."""
+    """Prints the table of an experiment, and writes it with the picture and the CSV files to the experiment's folder.
+
+    Does nothing without results. A disk that refuses the files costs a warning.
+    """
     groups = read_groups(experiment)
     if not groups:
         return
-    write_tables(groups, experiment)
-    if any(group.outcomes for group in groups):
-        draw([group for group in groups if group.outcomes], experiment / "curves.png")
-    print(f"\n{table(groups)}")
+
+    def write_files() -> None:
+        write_tables(groups, experiment)
+        if finished := [group for group in groups if group.outcomes]:
+            draw(finished, experiment / "curves.png")
+
+    show_and_keep(table(groups), experiment, write_files)
 
 
 def write_tables(groups: list[Group], experiment: Path) -> None:
@@ -173,14 +179,6 @@ def write_tables(groups: list[Group], experiment: Path) -> None:
         )
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a CSV file with a header."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
-
-
 def x_name(groups: list[Group]) -> str:
     """Names what the curves are drawn against."""
     return "tasks_seen" if any(o.accuracy for group in groups for o in group.outcomes) else "step"
@@ -195,10 +193,9 @@ def table(groups: list[Group]) -> str:
         parameters = f"{group.outcomes[0].about['parameters']:,}" if group.outcomes else "-"
         cells = [cell(*summary[name]) if name in summary else "-" for name in names]
         rows.append([group.label, parameters, str(len(group.outcomes)), str(len(group.failed)), *cells])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     metrics = dict.fromkeys(outcome.metric for group in groups for outcome in group.outcomes)
     title = f"{', '.join(metrics) or 'no finished run'}: mean ± sample deviation over n seeds"
-    lines = ["  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]) for first, *rest in rows]
+    lines = aligned(rows)
     if failed := [name for group in groups for name in group.failed]:
         lines.append(f"failed, and in no mean: {', '.join(failed)}")
     return "\n".join([title, *lines])

@@ -168,7 +168,10 @@ def test_a_broken_run_comes_to_the_very_numbers_of_one_that_never_stopped(broken
 
 def test_a_finished_experiment_has_nothing_to_resume_and_its_run_is_not_overwritten(broken, digits):
     before = (broken.run / "result.json").read_bytes()
-    assert "all of its 1 runs are finished" in refusal("--resume", broken.folder)
+    table = (broken.folder / "results.md").read_text().splitlines()[3:-1]
+    status, output, errors = in_this_process(main, "--resume", broken.folder)
+    assert (status, errors) == (0, "")
+    assert output.splitlines() == [f"all 1 runs of {broken.folder} are finished", "", *table]
     line = refusal(
         "split-mnist", "--layer", "mlp", "--method", "si", "--seeds", 2, "--together", 2, "--data-dir", digits,
         "--run-dir", broken.folder,

@@ -106,6 +106,7 @@ def test_ctrl_c_keeps_what_has_been_played(run, tmp_path, monkeypatch):
         result["episode_returns"] for result in played
     ]
     assert sum(result["best"] for result in written) == 1 and "* best mean" in output
+    assert not re.search(r"\d to ", output)
 
 
 def test_the_table_says_what_the_json_says(run, policy, everything):
@@ -192,6 +193,8 @@ def test_how_lives_are_treated_is_as_in_training_or_as_asked_for_and_always_said
     status, output, _ = in_this_process(main, policy, "--episodes", 1, "--json", file, *flags)
     assert status == 0 and said in output
     (result,) = json.loads(file.read_text())
+    # One game has no interval.
+    assert result["iqm_ci95"] is None and "interquartile mean" in output and "interval" not in output
     assert result["settings"]["life_loss_terminates"] is ends
 
 

@@ -167,7 +167,10 @@ def lines_drawn(folder: Path, monkeypatch, tmp_path: Path) -> dict[str, float]:
 def test_a_finished_experiment_has_nothing_to_resume_and_its_run_is_not_overwritten(finished):
     folder, *_ = finished
     before = (folder / "film-seed5" / "result.json").read_bytes()
-    assert "all of its 1 runs are finished" in refusal("--resume", folder)
+    table = (folder / "results.md").read_text().splitlines()[3:-1]
+    status, output, errors = in_this_process(main, "--resume", folder)
+    assert (status, errors) == (0, "")
+    assert output.splitlines() == [f"all 1 runs of {folder} are finished", "", *table]
     line = refusal(*TINY, "--layer", "film", "--first-seed", 5, "--steps", 9, "--run-dir", folder)
     assert f"this run exists already; continue it by --resume {folder}" in line
     assert (folder / "film-seed5" / "result.json").read_bytes() == before

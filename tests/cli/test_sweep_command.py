@@ -1,6 +1,7 @@
 """A sweep on Ray Tune, as a person types it."""
 
 import json
+import re
 import signal
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +21,7 @@ from launch.experiments.folder import make_runs
 from launch.experiments.tune_trial import SweepTrial
 from launch.results.sweep import table
 from launch.sweep import main
-from tests.commands import in_this_process, refusal, result_of, start, wait_for
+from tests.commands import in_this_process, result_of, rows_of, start, wait_for
 from tests.unit.agents.runs.saved_runs import save
 
 SMALL = (
@@ -33,7 +34,7 @@ def results(sweep: Path) -> dict[str, dict]:
     return {path.parent.name: json.loads(path.read_text()) for path in sweep.glob("*/result.json")}
 
 
-def test_a_sweep_trains_and_evaluates_every_combination_and_ends_with_a_table(tmp_path):
+def test_a_sweep_trains_and_evaluates_every_combination_and_ends_with_a_table(tmp_path, monkeypatch):
     sweep = tmp_path / "sweep"
     process = start(
         "sweep", *SMALL, "--head", "mlp,neurocoder", "--total-steps", 900, "--evaluate-every", 100,
@@ -61,9 +62,40 @@ def test_a_sweep_trains_and_evaluates_every_combination_and_ends_with_a_table(tm
         assert result["score"] == pytest.approx(score)
         assert result["score_evaluations"] == len(returns[-3:])
         (line,) = (line for line in lines if line.startswith("Breakout") and result["head"] in line.split())
-        # One run has no spread.
-        assert f"{score:.1f} to {score:.1f}" in line
-    assert "all of its 2 runs are finished" in refusal("sweep", "--resume", sweep)
+        # One run has no interval.
+        assert line.split() == ["Breakout", result["head"], "0.0007", "1", f"{score:.1f}"]
+    shown = lines[1 : lines.index("")]
+    ended = [line.split()[0] for line in shown if re.match(r"\S+ +done ", line)]
+    assert sorted(ended) == sorted(done)
+    state = r"starting|(done +)?[\d,]+ / 900 steps  score (-|[\d.]+)"
+    known = re.compile(rf"[12] waiting|breakout-\w+-lr0.0007-seed1 +({state})")
+    assert [line for line in shown if not known.fullmatch(line)] == []
+    assert all(len(line) <= 80 for line in lines[1:])
+    check_what_is_kept(sweep, lines, done, monkeypatch)
+
+
+def check_what_is_kept(sweep: Path, lines: list[str], done: dict[str, dict], monkeypatch) -> None:
+    """The printed table and the scores are in the folder, --resume shows them again, and a part is better than nothing."""
+    table = lines[lines.index("") + 1 :]
+    assert (sweep / "results.md").read_text() == "\n".join(["# Results", "", "```text", *table, "```", ""])
+    rows = {row["run"]: row for row in rows_of(sweep / "results.csv")}
+    assert rows.keys() == done.keys()
+    for run, row in rows.items():
+        assert float(row["score"]) == done[run]["score"] and int(row["env_steps"]) == done[run]["env_steps"]
+        assert (row["env"], row["head"], row["seed"]) == ("Breakout", done[run]["head"], "1")
+    (sweep / "results.md").unlink()
+    status, output, errors = in_this_process(main, "--resume", sweep)
+    assert (status, errors) == (0, "") and output.splitlines() == [
+        f"all 2 runs of {sweep} are finished", "", *table
+    ]  # fmt: skip
+    assert (sweep / "results.md").exists()
+    # One run ends and the other one does not.
+    monkeypatch.setattr("launch.experiments.tune_trial.run_on_tune", lambda *_, **__: None)
+    (sweep / max(done) / "result.json").unlink()
+    status, output, errors = in_this_process(main, "--resume", sweep)
+    assert status == 1 and errors.startswith(f"error: not finished: {max(done)}; continue with ")
+    assert output.splitlines()[-1].split()[:4] == ["Breakout", "mlp", "0.0007", "1"]
+    assert [row["run"] for row in rows_of(sweep / "results.csv")] == [min(done)]
 
 
 @pytest.mark.slow
@@ -76,7 +108,7 @@ def test_a_sweep_that_was_stopped_continues_where_it_was(tmp_path):
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert f"stopped; continue with python -m launch.sweep --resume {sweep}" in output
-    assert results(sweep) == {}
+    assert results(sweep) == {} and re.search(rf"^{name} +stopped ", output, re.MULTILINE)
     newest = list_checkpoints(sweep / name / "checkpoints")[0]
     process = start("sweep", "--resume", sweep)
     output, errors = process.communicate(timeout=400)
@@ -107,7 +139,18 @@ def test_a_run_of_a_sweep_whose_process_dies_is_tried_again_from_its_checkpoint(
 
 def test_the_table_shows_the_score_and_not_the_mean_of_the_last_games():
     made = {"env": "Pong", "head": "mlp", "learning_rate": 1e-3, "mean": -21.0, "score": 12.3}
-    assert table([made]).splitlines()[-1].split()[-4:] == ["12.3", "12.3", "to", "12.3"]
+    other = made | {"score": 10.3}
+    assert table([made, other]).splitlines()[-1].split()[-5:] == ["2", "11.3", "10.3", "to", "12.3"]
+
+
+def test_a_single_run_has_a_score_and_no_interval():
+    made = [
+        {"env": env, "head": "mlp", "learning_rate": 1e-3, "mean": mean}
+        for env, mean in (("Pong", 0.5), ("Breakout", 3.5), ("Breakout", 4.5))
+    ]
+    breakout, pong, pooled = (line.split()[3:] for line in table(made).splitlines()[-3:])
+    assert breakout == ["2", "4.0", "3.5", "to", "4.5"] and pong == ["1", "0.5"]
+    assert pooled[0] == "3" and len(pooled) == 2
 
 
 def test_the_table_pools_games_on_the_human_scale_per_head():

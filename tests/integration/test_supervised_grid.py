@@ -19,7 +19,7 @@ from agents.runs.checkpoints import list_checkpoints, load_newest
 from agents.runs.folder import FAILED, RESULT
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.presets import preset
-from launch.experiments.folder import make_runs, unfinished_runs
+from launch.experiments.folder import make_runs
 from launch.experiments.interruption import Interruption
 from launch.experiments.ray_tasks import run_here, run_on_ray
 from launch.experiments.run import execute
@@ -226,7 +226,7 @@ def test_a_run_that_fails_is_reported_with_its_step_and_left_unfinished_while_th
         assert re.fullmatch(r"the loss became (inf|nan) at step \d+, last good checkpoint none", line)
         assert json.loads((experiment.folder / "failing" / FAILED).read_text()) == {"error": line}
         assert not list((experiment.folder / "failing" / "checkpoints").iterdir())
-        assert experiment.folder / "failing" in unfinished_runs(experiment.folder)
+        assert not (experiment.folder / "failing" / RESULT).exists()
     assert here.failures == on_ray.failures
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.experiments.ray_tasks import Board
+from launch.experiments.board import Board
 
 RUNS = [Path("runs") / name for name in ("a", "longer", "c", "d")]
 

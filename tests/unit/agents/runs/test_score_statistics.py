@@ -84,7 +84,13 @@ def test_interval_covers_the_truth_as_often_as_it_promises():
 
 
 def test_scores_are_never_drawn_from_another_stratum():
-    assert stratified_bootstrap_interval([[0.0, 0.0, 0.0], [9.0]], statistic=fmean) == (2.25, 2.25)
+    strata = [[0.0, 0.0, 0.0], [9.0, 9.0]]
+    assert stratified_bootstrap_interval(strata, statistic=fmean) == pytest.approx((3.6, 3.6))
+
+
+@pytest.mark.parametrize("strata", [[[9.0]], [[0.0, 1.0], [9.0]]])
+def test_a_single_score_has_no_interval(strata):
+    assert stratified_bootstrap_interval(strata) is None
 
 
 def test_higher_confidence_gives_a_wider_interval():
