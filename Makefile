@@ -5,6 +5,7 @@
 # make check    formatting, lint and types
 # make bench-layer, bench-supervised, bench-continual, bench-a3c, bench-scale, bench-evaluation    speed of the layers, of training
 #               steps, of whole runs, of many workers, beside evaluations, on a quiet machine; JSON=path writes the figures
+# make bench-learning    what A3C learns on five games, in hours; ARGS="--seeds 1 --variant 'name:flags' ..." changes the panel
 # make profile-a3c    where an A3C worker's time goes: shares, a trace and a picture of the stacks, in profile/
 # Another Python than the first 3.11 or 3.12 found: make PYTHON=/path/to/python3.12 venv
 
@@ -12,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: train test test-faults test-soak check profile-a3c bench-a3c bench-a3c-gpu bench-scale bench-evaluation bench-layer bench-supervised bench-continual venv
+.PHONY: train test test-faults test-soak check profile-a3c bench-a3c bench-a3c-gpu bench-scale bench-evaluation bench-learning bench-layer bench-supervised bench-continual venv
 .DELETE_ON_ERROR:
 
 venv: .venv/installed
@@ -64,6 +65,10 @@ bench-scale: .venv/installed-dev
 # What evaluations cost the workers beside them, about six minutes.
 bench-evaluation: .venv/installed-dev
 	$(BIN)/python -m tests.benchmarks.evaluation $(if $(JSON),--json $(JSON))
+
+# What A3C learns on a panel of games: about six hours on two cores. RUN_DIR=folder keeps runs and continues them.
+bench-learning: .venv/installed-dev
+	$(BIN)/python -m tests.benchmarks.learning --run-dir $(or $(RUN_DIR),runs/bench-learning) $(ARGS)
 
 bench-layer: .venv/installed-dev
 	$(BIN)/python -m tests.benchmarks.layer $(if $(JSON),--json $(JSON))

@@ -1,7 +1,7 @@
 """Atari games in ale-py's vector environment: names, settings, and where episodes begin and end.
 
-Shapes: N games. An observation is one 80 x 80 grey frame, the maximum over the last two of the frames
-skipped.
+Shapes: N games, C frames. A frame is 80 x 80 grey, the maximum over the last two of the frames skipped. An
+observation is the C newest frames, the newest last. Those before the start of a game are black.
 """
 
 import difflib
@@ -44,6 +44,8 @@ class AtariSettings:
     baselines does. Without this, a policy that never fires would stand still for the rest of the game."""
     life_loss_terminates: bool = False
     """A lost life ends the episode for the policy, while the game itself continues."""
+    stack: int = 1
+    """C, the number of frames of an observation."""
 
 
 def resolve(env: str) -> AtariSettings:
@@ -114,7 +116,7 @@ class Step(NamedTuple):
     """The answer of N games to one action each."""
 
     observation: np.ndarray
-    """(N, 1, 80, 80) uint8, after the action."""
+    """(N, C, 80, 80) uint8, after the action."""
     reward: np.ndarray
     """(N,) float32, not clipped."""
     terminated: np.ndarray
@@ -178,7 +180,7 @@ class AtariGames:
             img_height=210 if screen else FRAME,
             img_width=160 if screen else FRAME,
             grayscale=not screen,
-            stack_num=1,
+            stack_num=1 if screen else settings.stack,
             frameskip=settings.frame_skip,
             noop_max=settings.noop_max,
             reward_clipping=False,
@@ -190,7 +192,7 @@ class AtariGames:
         self._fire = names.index("FIRE") if self._fires else -1
 
     def reset(self, seed: list[int], *, first: int = 0) -> np.ndarray:
-        """Starts new games, and returns their first observation, (N, 1, 80, 80) uint8.
+        """Starts new games, and returns their first observation, (N, C, 80, 80) uint8.
 
         Args:
             seed: non-negative numbers that together decide a sequence of games.

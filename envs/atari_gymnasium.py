@@ -15,12 +15,16 @@ from gymnasium.wrappers import AtariPreprocessing, MaxAndSkipObservation
 from envs.atari import FRAME, AtariGames, AtariSettings, Emulators, Step, action_count, action_names
 
 NOOP = np.zeros(1, dtype=np.int64)
-OBSERVATIONS = gymnasium.spaces.Box(0, 255, (1, FRAME, FRAME), np.uint8)
 SKIPPING_WRAPPERS = (AtariPreprocessing, MaxAndSkipObservation)
 
 
+def observation_space(settings: AtariSettings) -> gymnasium.spaces.Box:
+    """(C, 80, 80) uint8."""
+    return gymnasium.spaces.Box(0, 255, (settings.stack, FRAME, FRAME), np.uint8)
+
+
 class AtariGame(gymnasium.Env[np.ndarray, int]):
-    """One game. Observations are (1, 80, 80) uint8; rewards are the game's own unless they are clipped.
+    """One game. Observations are (C, 80, 80) uint8, with C frames; rewards are the game's own unless they are clipped.
 
     If `settings.life_loss_terminates` is true, an episode is one life. The `reset` after a lost life then
     continues the same game, as `EpisodicLifeEnv` of OpenAI baselines does. Any other `reset` starts a new
@@ -58,7 +62,7 @@ class AtariGame(gymnasium.Env[np.ndarray, int]):
         self.games = AtariGames(settings, 1, emulators=emulators)
         # A second emulator with the same seed and actions shows the game in colour and full size.
         self.screens = AtariGames(settings, 1, screen=True) if render_mode else None
-        self.observation_space = OBSERVATIONS
+        self.observation_space = observation_space(settings)
         self.action_space = gymnasium.spaces.Discrete(action_count(settings.rom))
         self.life_lost = False
 
@@ -143,7 +147,7 @@ class AtariGameVector(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndar
 
     def __init__(self, settings: AtariSettings, count: int, *, threads: int = 1):
         self.games, self.num_envs = AtariGames(settings, count, threads=threads), count
-        self.single_observation_space = OBSERVATIONS
+        self.single_observation_space = observation_space(settings)
         self.single_action_space = gymnasium.spaces.Discrete(action_count(settings.rom))
         self.observation_space = batch_space(self.single_observation_space, count)
         self.action_space = batch_space(self.single_action_space, count)
@@ -224,6 +228,7 @@ class _SingleFrames:
     def __init__(self, env: gymnasium.Env, settings: AtariSettings):
         self.env, self.settings, self.ended = env, settings, False
         self.screens: list[np.ndarray] = []
+        self.stack: list[np.ndarray] = []
         names = action_names(settings.rom)
         self.fire = names.index("FIRE") if settings.fire_reset and "FIRE" in names else None
 
@@ -245,6 +250,7 @@ class _SingleFrames:
                 cut = cut or self.frames >= self.settings.max_frames
                 if over or cut:
                     break
+            self.stack = [*self.stack[1:], self._frame()]
             observation, info = self._observation(), self._lives()
         self.ended = over or cut
         return observation, np.array([total]), np.array([over]), np.array([cut and not over]), info
@@ -261,15 +267,21 @@ class _SingleFrames:
             if over or cut:
                 self.env.reset()
         self.frames, self.screens, self.ended = 0, [self._screen()], False
+        newest = self._frame()
+        self.stack = [np.zeros_like(newest)] * (self.settings.stack - 1) + [newest]
         return self._observation(), self._lives()
 
     def _screen(self) -> np.ndarray:
         return self.env.unwrapped.ale.getScreenGrayscale()  # type: ignore[attr-defined]
 
-    def _observation(self) -> np.ndarray:
-        """Returns the observation (1, 1, 80, 80)."""
+    def _frame(self) -> np.ndarray:
+        """Returns the newest frame, (80, 80) uint8."""
         pooled = np.maximum.reduce(self.screens)
-        return cv2.resize(pooled, (FRAME, FRAME), interpolation=cv2.INTER_AREA)[None, None]
+        return cv2.resize(pooled, (FRAME, FRAME), interpolation=cv2.INTER_AREA)
+
+    def _observation(self) -> np.ndarray:
+        """Returns the observation (1, C, 80, 80)."""
+        return np.stack(self.stack)[None]
 
     def _lives(self) -> dict[str, Any]:
         return {"lives": np.array([self.env.unwrapped.ale.lives()])}  # type: ignore[attr-defined]

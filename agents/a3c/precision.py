@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from agents.a3c.config import A3CConfig
-from neurocoder.networks.conv_lstm import FRAME, ConvLSTM
+from neurocoder.networks.recurrent import FRAME, RecurrentActorCritic
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 """Each precision's type to compute in. None: the type of the weights."""
@@ -17,7 +17,7 @@ BF16_MIN_SPEEDUP = 1.1
 """A smaller gain is not worth the lost digits."""
 
 
-def choose_precision(network: ConvLSTM, config: A3CConfig) -> str:
+def choose_precision(network: RecurrentActorCritic, config: A3CConfig) -> str:
     """Returns fp32 or bf16: what is configured, or for "auto" what is faster on this machine.
 
     The test takes less than a second.
@@ -44,7 +44,7 @@ def node_kind(device: torch.device) -> str:
     return " ".join([facts.get("model name", platform.machine()), *bf16])
 
 
-def faster_precision(network: ConvLSTM, *, games: int) -> str:
+def faster_precision(network: RecurrentActorCritic, *, games: int) -> str:
     """Times the features of some frames and their gradient in both precisions. The network stays as it is."""
     device = network.lstm.bias_ih.device
     generator = torch.Generator(device)  # leaves the run's random state alone
@@ -52,7 +52,7 @@ def faster_precision(network: ConvLSTM, *, games: int) -> str:
     if device.type == "cpu":
         games = min(games, CPU_FRAMES)
     frames = torch.randint(
-        256, (games, 1, FRAME, FRAME), dtype=torch.uint8, device=device, generator=generator
+        256, (games, network.channels, FRAME, FRAME), dtype=torch.uint8, device=device, generator=generator
     )
     before, parameters = network.compute_dtype, list(network.convolutions.parameters())
     seconds = dict.fromkeys(PRECISIONS, float("inf"))

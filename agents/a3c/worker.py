@@ -1,12 +1,12 @@
 """A rollout worker: plays its games with the current policy and turns each rollout into one gradient.
 
-It knows nothing of Ray. Shapes: T steps, N games, A actions, n parameters.
+It knows nothing of Ray. Shapes: T steps, N games, A actions, F features, H units of the LSTM, n parameters.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,13 +20,12 @@ from agents.a3c.precision import PRECISIONS, choose_precision, node_kind
 from agents.a3c.returns import generalised_advantages
 from agents.actor_critic.diagnostics import describe_rollout
 from agents.actor_critic.loss import actor_critic_losses
-from agents.actor_critic.network import BLOCKS, build_network
+from agents.actor_critic.network import build_network
 from agents.freed_memory import keep_freed_memory
 from envs.atari import AtariGames, Episode, action_names
 from neurocoder import NeurocoderLinear, auxiliary_loss
-from neurocoder.kernels.convolutions import Activations
 from neurocoder.kernels.lstm import LSTMWeights
-from neurocoder.networks.conv_lstm import State
+from neurocoder.networks.recurrent import State
 
 TRACE_EVERY = 50
 """Rollouts between two reports of a Neurocoder layer's attention."""
@@ -36,7 +35,7 @@ TRACE_EVERY = 50
 class Rollout:
     """T steps of N games, as the learner sees them."""
 
-    activations: list[Activations]  # of the convolutions, for the N frames of each step
+    activations: list[Any]  # of the convolutions, for the N frames of each step
     start: Tensor  # (T, N) bool: the LSTM's state is zero before this step
     actions: Tensor  # (T, N) int64
     rewards: Tensor  # (T, N), clipped; NaN where the game's reward was not finite
@@ -50,7 +49,7 @@ class Rollout:
 class Answers(NamedTuple):
     """What the network answers to a rollout."""
 
-    hidden: Tensor  # (T, N, 512), outputs of the LSTM
+    hidden: Tensor  # (T, N, H), outputs of the LSTM
     logits: Tensor  # (T, N, A)
     values: Tensor  # (T, N)
     next_value: Tensor  # (N,), of the frame after the rollout, without a graph
@@ -156,7 +155,7 @@ class RolloutWorker:
         for t in range(self.config.rollout_steps):
             activations.append(network.activations(self.frames))
             starts.append(self.start)
-            features = network.features_of(activations[-1:])  # (N, 1024)
+            features = network.features_of(activations[-1:])  # (N, F)
             hidden, state = network.step(features, state, self.start, lstm_weights)
             log_policy = network.actor(hidden).log_softmax(dim=-1)  # (N, A)
             if t == 0 and self.last_policy is not None:
@@ -190,13 +189,13 @@ class RolloutWorker:
         The LSTM acted without a graph. Running it over all steps at once is cheaper than a graph while acting.
         """
         network = self.network
-        features = network.features_of(rollout.activations).unflatten(0, rollout.start.shape)  # (T, N, 1024)
-        hidden, (h, c) = network.recur(features, first_state, rollout.start, lstm_weights)  # (T, N, 512)
+        features = network.features_of(rollout.activations).unflatten(0, rollout.start.shape)  # (T, N, F)
+        hidden, (h, c) = network.recur(features, first_state, rollout.start, lstm_weights)  # (T, N, H)
         self.state = (h.detach(), c.detach())
         logits = network.actor(hidden)  # (T, N, A)
         values = network.critic(hidden).squeeze(-1)  # (T, N)
         with torch.no_grad():
-            next_features = network.features(self.frames)  # (N, 1024)
+            next_features = network.features(self.frames)  # (N, F)
             next_hidden, _ = network.step(next_features, self.state, self.start, lstm_weights)
             next_value = network.critic(next_hidden).squeeze(-1)  # (N,)
             self.last_policy = network.actor(next_hidden).log_softmax(dim=-1)  # (N, A)
@@ -240,11 +239,12 @@ class RolloutWorker:
         """
         self.gradient.zero_()
         loss.backward()
-        sizes = [sum(p.numel() for p in self.network.get_submodule(name).parameters()) for name in BLOCKS]
+        blocks = dict(self.network.named_children())  # in the order of their parameters
+        sizes = [sum(p.numel() for p in block.parameters()) for block in blocks.values()]
         norms = torch.stack([block.norm() for block in self.gradient.split(sizes)])
         norm = norms.norm()
         self.gradient *= (self.config.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
-        scalars = {f"gradients/norm_{name}": x for name, x in zip(BLOCKS, norms.tolist(), strict=True)}
+        scalars = {f"gradients/norm_{name}": x for name, x in zip(blocks, norms.tolist(), strict=True)}
         return norm, {"gradients/norm": norm.item()} | scalars
 
     def _not_finite(self, rewards: Tensor, norm: Tensor) -> str | None:

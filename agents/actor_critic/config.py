@@ -9,6 +9,9 @@ from envs.atari import AtariSettings, resolve
 from neurocoder.checks import check_at_least, check_fraction, check_known, check_not_negative, check_positive
 from neurocoder.settings import LAYERS, LayerSettings
 
+NETWORKS = ("paper", "strided", "nature", "impala")
+"""Names of the networks. `agents.actor_critic.network.CLASSES` has their classes."""
+
 RECENT_EPISODES = 20
 """Finished games that the mean return in training is taken over."""
 
@@ -24,6 +27,16 @@ class PolicySettings(LayerSettings):
     head_on: Literal["actor", "critic", "both"] = "actor"
     """Which output layers are of this kind; the other is plain. The paper's parameter count fits the actor alone."""
 
+    network: Literal["paper", "strided", "nature", "impala"] = "paper"
+    """Layers before the LSTM: the paper's four convolutions, the same with strides in place of pooling, DQN's
+    three, or IMPALA's residual network."""
+    frames: int = 1
+    """Number of newest frames that the network sees. The LSTM remembers what one does not show."""
+    motion: float = 0.0
+    """The network sees each frame minus this times the frame before it."""
+    lstm_hidden: int = 512
+    """Units of the LSTM."""
+
     life_loss_terminates: bool = True
     """Losing a life ends the episode for the policy, while the game continues. Evaluations treat lives the same way."""
     fire_after_life_loss: bool = True
@@ -35,6 +48,7 @@ class PolicySettings(LayerSettings):
             resolve(self.env),
             life_loss_terminates=self.life_loss_terminates,
             fire_after_life_loss=self.fire_after_life_loss,
+            stack=self.frames + (self.motion > 0),
         )
 
     def check(self) -> None:
@@ -42,6 +56,10 @@ class PolicySettings(LayerSettings):
         self.game()
         check_known("--head", self.head, LAYERS)
         check_known("--head-on", self.head_on, ("actor", "critic", "both"))
+        check_known("--network", self.network, NETWORKS)
+        for name in ("frames", "lstm_hidden"):
+            check_at_least(flag(name), getattr(self, name), 1)
+        check_fraction("--motion", self.motion)
         self.check_layers(flag)
 
     def policy(self) -> "PolicySettings":
@@ -68,7 +86,10 @@ class ActorCriticConfig(PolicySettings):
 
     key: ClassVar[str]
     """The name of these settings in a run's config.json."""
-    fixed: ClassVar[tuple[str, ...]] = ("env", "head", "head_on", *(f.name for f in fields(LayerSettings)))
+    fixed: ClassVar[tuple[str, ...]] = (
+        *("env", "head", "head_on", "network", "frames", "motion", "lstm_hidden"),
+        *(f.name for f in fields(LayerSettings)),
+    )
     """Settings that decide the shape of what a checkpoint holds. A resumed run keeps them."""
 
     total_steps: int = 32_000_000

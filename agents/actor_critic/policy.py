@@ -4,7 +4,7 @@ policy = load_policy("runs/Pong-neurocoder-...")
 state = policy.initial_state()
 action, state = policy.act(frame, state)
 
-Shapes: N games, A actions.
+Shapes: N games, A actions, C frames of an observation, H units of the LSTM.
 """
 
 from typing import Literal, NamedTuple, overload
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from envs.atari import AtariSettings, action_names
-from neurocoder.networks.conv_lstm import FRAME, HIDDEN, ConvLSTM, State
+from neurocoder.networks.recurrent import FRAME, RecurrentActorCritic, State
 
 
 class Opinion(NamedTuple):
@@ -35,7 +35,7 @@ class Policy:
         network: the actor-critic; `network.actor` is the output layer that may be a Neurocoder.
     """
 
-    def __init__(self, network: ConvLSTM, settings: AtariSettings, *, seed: int = 0):
+    def __init__(self, network: RecurrentActorCritic, settings: AtariSettings, *, seed: int = 0):
         """`seed` decides which actions are sampled."""
         self.network = network.eval().requires_grad_(False)
         self.settings, self.actions = settings, action_names(settings.rom)
@@ -47,7 +47,7 @@ class Policy:
         self._generator = torch.Generator(self.device).manual_seed(seed)
 
     def initial_state(self, games: int = 1) -> State:
-        """Returns the LSTM's state before the first frame of N games: zeros (N, 512), twice."""
+        """Returns the LSTM's state before the first frame of N games: zeros (N, H), twice."""
         return self.network.initial_state(games)
 
     @overload
@@ -83,7 +83,7 @@ class Policy:
         """Chooses an action for every frame.
 
         Args:
-            frames: (N, 1, 80, 80) uint8, or one frame (1, 80, 80).
+            frames: observations (N, C, 80, 80) uint8, or one observation (C, 80, 80).
             state: from `initial_state`, or from the last `act`.
             start: (N,) bool, True where an episode starts with this frame, so that the state before it is zero. Or
                 one bool for all.
@@ -97,19 +97,19 @@ class Policy:
         Raises:
             ValueError: frames of another shape or type, or a state or `start` for another number of games.
         """
-        x = torch.as_tensor(frames)
-        if x.dtype != torch.uint8 or x.dim() not in (3, 4) or x.shape[-3:] != (1, FRAME, FRAME):
+        x, channels, units = torch.as_tensor(frames), self.network.channels, self.network.lstm.hidden_size
+        if x.dtype != torch.uint8 or x.dim() not in (3, 4) or x.shape[-3:] != (channels, FRAME, FRAME):
             raise ValueError(
                 f"frames are {str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}; they must be uint8 "
-                f"(N, 1, {FRAME}, {FRAME}) or (1, {FRAME}, {FRAME})"
+                f"(N, {channels}, {FRAME}, {FRAME}) or ({channels}, {FRAME}, {FRAME})"
             )
         single = x.dim() == 3
-        x = x.reshape(-1, 1, FRAME, FRAME).to(self.device)
+        x = x.reshape(-1, channels, FRAME, FRAME).to(self.device)
         games = len(x)
-        if any(part.shape != (games, HIDDEN) for part in state):
+        if any(part.shape != (games, units) for part in state):
             shapes = ", ".join(str(tuple(part.shape)) for part in state)
             raise ValueError(
-                f"the state's shapes are {shapes}; {games} frames need ({games}, {HIDDEN}) twice: "
+                f"the state's shapes are {shapes}; {games} frames need ({games}, {units}) twice: "
                 f"make one with initial_state({games})"
             )
         starts = np.asarray(False if start is None else start, dtype=bool)

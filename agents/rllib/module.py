@@ -7,7 +7,7 @@
 The learners add the network's auxiliary loss (the Neurocoder's orthogonality) to RLlib's. They log the same scalars
 of every update as A3C, by TensorBoard tag. RLlib's results have them under (module, `SCALARS`).
 
-Shapes: B sequences, T steps each, A actions.
+Shapes: B sequences, T steps each, A actions, C frames of an observation, F features, H units of the LSTM.
 """
 
 from typing import Any, ClassVar
@@ -33,15 +33,15 @@ from torch import Tensor
 from agents.actor_critic.config import PolicySettings
 from agents.actor_critic.diagnostics import describe_rollout
 from agents.actor_critic.loss import actor_critic_losses
-from agents.actor_critic.network import BLOCKS, build_network
+from agents.actor_critic.network import build_network
 from neurocoder import auxiliary_loss
-from neurocoder.networks.conv_lstm import HIDDEN, ConvLSTM
+from neurocoder.networks.recurrent import RecurrentActorCritic
 
 SCALARS = "scalars"
 
 
 class NeurocoderRLModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI):
-    """`ConvLSTM` for frames (1, 80, 80) uint8 and discrete actions.
+    """The network of the policy's settings, for observations (C, 80, 80) uint8 and discrete actions.
 
     `model_config["policy"]` holds what `PolicySettings.to_dict` gives; `model_config["max_seq_len"]` is RLlib's.
     """
@@ -50,7 +50,7 @@ class NeurocoderRLModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI):
         self.policy = build_network(PolicySettings.from_dict(self.model_config["policy"]))
 
     def get_initial_state(self) -> dict[str, np.ndarray]:
-        return {name: np.zeros(HIDDEN, dtype=np.float32) for name in ("h", "c")}
+        return {name: np.zeros(self.policy.lstm.hidden_size, dtype=np.float32) for name in ("h", "c")}
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         hidden, state = _hidden(self.policy, batch)
@@ -72,7 +72,7 @@ class NeurocoderRLModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI):
     def make_target_networks(self) -> None:
         self.target = make_target_network(self.policy)
 
-    def get_target_network_pairs(self) -> list[tuple[ConvLSTM, ConvLSTM]]:
+    def get_target_network_pairs(self) -> list[tuple[RecurrentActorCritic, RecurrentActorCritic]]:
         return [(self.policy, self.target)]
 
     def forward_target(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -81,13 +81,13 @@ class NeurocoderRLModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI):
         return {TARGET_NETWORK_ACTION_DIST_INPUTS: self.target_logits}
 
 
-def _hidden(network: ConvLSTM, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Returns the LSTM's outputs (B, T, 512) and its state (B, 512) after the last step.
+def _hidden(network: RecurrentActorCritic, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Returns the LSTM's outputs (B, T, H) and its state (B, H) after the last step.
 
     No sequence crosses an episode's end.
     """
-    frames, state = batch[Columns.OBS], batch[Columns.STATE_IN]  # (B, T, 1, 80, 80)
-    features = network.features(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])  # (B, T, 1024)
+    frames, state = batch[Columns.OBS], batch[Columns.STATE_IN]  # (B, T, C, 80, 80)
+    features = network.features(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])  # (B, T, F)
     start = torch.zeros(frames.shape[1::-1], dtype=torch.bool, device=frames.device)  # (T, B)
     hidden, (h, c) = network.recur(features.transpose(0, 1), (state["h"], state["c"]), start)
     return hidden.transpose(0, 1), {"h": h, "c": c}
@@ -123,9 +123,9 @@ class _Learner:
         policy = self.module[module_id].unwrapped().policy  # type: ignore[attr-defined]
         norms = {
             name: torch.nn.utils.get_total_norm(
-                [module_gradients_dict[parameter] for parameter in policy.get_submodule(name).parameters()]
+                [module_gradients_dict[parameter] for parameter in block.parameters()]
             ).item()
-            for name in BLOCKS
+            for name, block in policy.named_children()
         }
         scalars = {f"gradients/norm_{name}": norm for name, norm in norms.items()}
         self.log_scalars(module_id, scalars | {"gradients/norm": float(np.linalg.norm(list(norms.values())))})

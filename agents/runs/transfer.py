@@ -7,6 +7,7 @@ import torch
 from agents.actor_critic.config import ActorCriticConfig, PolicySettings
 from agents.actor_critic.network import build_network
 from agents.actor_critic.training import Snapshot
+from agents.flags import flag
 from agents.runs.best import find_checkpoints
 from agents.runs.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from agents.runs.policy import policy_settings
@@ -32,6 +33,12 @@ def start_from(run: Path, config: ActorCriticConfig) -> tuple[Snapshot, list[str
             layers.
     """
     source, settings = _newest(run)
+    for name in ("network", "frames", "motion", "lstm_hidden"):
+        before, now = getattr(settings, name), getattr(config, name)
+        if before != now:
+            raise ValueError(
+                f"{source.path}: its policy has {flag(name)} {before}, not {now}; give {flag(name)} {before}"
+            )
     theirs = source.tensors["parameters"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

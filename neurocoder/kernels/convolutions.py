@@ -1,4 +1,4 @@
-"""Convolutions with ReLU and pooling, a few frames a forward pass, and one gradient for the frames of many passes.
+"""Convolutions with ReLU, a few frames a forward pass, and one gradient for the frames of many passes.
 
 An agent that acts needs the features of its few newest frames, step after step. In autograd's graph each step
 has its own gradient, with little to do for each operation. One gradient for 20 passes of 4 frames takes two
@@ -26,27 +26,44 @@ class Activations(NamedTuple):
     inputs: tuple[Tensor, ...]
     """The input of each convolution, (N, C, H, W)."""
     chosen: tuple[Tensor, ...]
-    """The pixels that each pooling chose; see `pool_relu`."""
+    """The pixels that each pooling chose; see `pool_relu`. Empty without pooling."""
     output: Tensor
-    """The output of the last pooling, (N, C, H, W)."""
+    """The output of the last layer, (N, C, H, W)."""
+
+
+class Geometry(NamedTuple):
+    """Where a convolution's kernel stands."""
+
+    stride: int
+    padding: int
 
 
 @torch.no_grad()
-def activations(frames: Tensor, convolutions: Iterable[nn.Module], dtype: torch.dtype) -> Activations:
-    """Passes frames (N, 1, H, W) through each convolution, with stride 1, ReLU and 2 x 2 max-pooling.
+def activations(
+    frames: Tensor, convolutions: Iterable[nn.Module], dtype: torch.dtype, *, pooled: bool = True
+) -> Activations:
+    """Passes frames (N, C, H, W) through each convolution and a ReLU.
 
     Computes in `dtype`, but a compiled first convolution always in fp32.
+
+    Args:
+        pooled: 2 x 2 max-pooling follows each convolution. Their strides must be 1 then.
     """
     x, inputs, chosen = frames, [], []
-    for weight, bias, padding in map(_parts, convolutions):
-        if one_channel.usable(x, weight, dtype):
+    for weight, bias, geometry in map(_parts, convolutions):
+        if pooled and one_channel.usable(x, weight, dtype):
             inputs.append(x)
-            x, pixels = one_channel.conv_pool_relu(x, weight, bias, padding, dtype)
-        else:
-            inputs.append(x.to(dtype))
+            x, pixels = one_channel.conv_pool_relu(x, weight, bias, geometry.padding, dtype)
+            chosen.append(pixels)
+            continue
+        inputs.append(x.to(dtype))
+        x = F.conv2d(inputs[-1], weight.to(dtype), bias.to(dtype), *geometry)
+        if pooled:
             # ReLU after pooling gives the same as ReLU before pooling, on a quarter of the numbers.
-            x, pixels = pool_relu(F.conv2d(inputs[-1], weight.to(dtype), bias.to(dtype), padding=padding))
-        chosen.append(pixels)
+            x, pixels = pool_relu(x)
+            chosen.append(pixels)
+        else:
+            x.relu_()
     return Activations(tuple(inputs), tuple(chosen), x)
 
 
@@ -56,22 +73,24 @@ def features(passes: Sequence[Activations], convolutions: Iterable[nn.Module]) -
     They have a first derivative for the weights and none for the frames. The weights must be those of the passes.
     """
     parts = [_parts(convolution) for convolution in convolutions]
-    paddings = [padding for _, _, padding in parts]
-    return _Features.apply(passes, paddings, *(tensor for part in parts for tensor in part[:2]))
+    geometries = [geometry for _, _, geometry in parts]
+    return _Features.apply(passes, geometries, *(tensor for part in parts for tensor in part[:2]))
 
 
-def _parts(convolution: nn.Module) -> tuple[Tensor, Tensor, int]:
-    """Returns weight, bias and padding."""
+def _parts(convolution: nn.Module) -> tuple[Tensor, Tensor, Geometry]:
+    """Returns weight, bias and geometry."""
     assert isinstance(convolution, nn.Conv2d) and isinstance(convolution.padding[0], int)
     assert convolution.bias is not None
-    return convolution.weight, convolution.bias, convolution.padding[0]
+    return convolution.weight, convolution.bias, Geometry(convolution.stride[0], convolution.padding[0])
 
 
 class _Features(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, passes: Sequence[Activations], paddings: list[int], *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, passes: Sequence[Activations], geometries: list[Geometry], *parameters: Tensor
+    ) -> Tensor:
         ctx.save_for_backward(*parameters)
-        ctx.passes, ctx.paddings = passes, paddings
+        ctx.passes, ctx.geometries = passes, geometries
         outputs = torch.cat([activations.output.flatten(1) for activations in passes])
         return outputs.to(parameters[0].dtype)
 
@@ -82,7 +101,7 @@ class _Features(torch.autograd.Function):
         sums = [torch.zeros_like(parameter) for parameter in parameters]
         for group in _groups(ctx.passes):
             group_gradient, gradient = gradient.tensor_split([_frame_count(group)])
-            group_sums = _gradients(group_gradient, group, parameters, ctx.paddings)
+            group_sums = _gradients(group_gradient, group, parameters, ctx.geometries)
             for total, part in zip(sums, group_sums, strict=True):
                 total += part
         return None, None, *sums
@@ -105,20 +124,35 @@ def _frame_count(passes: Sequence[Activations]) -> int:
 
 
 def _gradients(
-    gradient: Tensor, passes: Sequence[Activations], parameters: Sequence[Tensor], paddings: Sequence[int]
+    gradient: Tensor,
+    passes: Sequence[Activations],
+    parameters: Sequence[Tensor],
+    geometries: Sequence[Geometry],
 ) -> list[Tensor]:
     """The gradient of the features (N, C H W) of one group of passes -> gradients of the parameters."""
-    output = passes[0].output
+    output = _concatenated([activations.output for activations in passes])
     gradient = gradient.unflatten(1, output.shape[1:]).to(output.dtype)
     # Gradients of the last bias, the last weight, the bias before it and so on.
     gradients: list[Tensor] = []
-    for layer in reversed(range(len(paddings))):
+    for layer in reversed(range(len(geometries))):
         x = _concatenated([activations.inputs[layer] for activations in passes])
-        chosen = _concatenated([activations.chosen[layer] for activations in passes])
-        gradient, d_weight, d_bias = _backward(
-            gradient, chosen, x, parameters[2 * layer], paddings[layer], layer
+        weight = parameters[2 * layer]
+        if passes[0].chosen:
+            chosen = _concatenated([activations.chosen[layer] for activations in passes])
+            if one_channel.usable(x, weight, gradient.dtype):
+                padding = geometries[layer].padding
+                gradients += one_channel.conv_pool_relu_backward(
+                    gradient, chosen, x, weight.shape[-1], padding
+                )[::-1]
+                continue
+            gradient = pool_relu_backward(gradient, chosen, _size(x, weight, geometries[layer]))
+        else:
+            gradient = torch.ops.aten.threshold_backward(gradient, output, 0)  # of the ReLU
+        gradient, d_weight, d_bias = _convolution_backward(
+            gradient, x, weight.to(gradient.dtype), geometries[layer], with_input=layer > 0
         )
         gradients += [d_bias, d_weight]
+        output = x
     return gradients[::-1]
 
 
@@ -127,19 +161,22 @@ def _concatenated(tensors: list[Tensor]) -> Tensor:
     return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
 
 
-def _backward(
-    gradient: Tensor, chosen: Tensor, x: Tensor, weight: Tensor, padding: int, layer: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradient of a pooling's output -> gradients of its convolution's input, weight and bias.
+def _size(x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[int, int]:
+    """Returns the rows and columns of a convolution's output, before its pooling."""
+    rows, columns = (
+        (size + 2 * geometry.padding - weight.shape[-1]) // geometry.stride + 1 for size in x.shape[-2:]
+    )
+    return rows, columns
 
-    For the first convolution, the gradient of the input is not computed.
+
+def _convolution_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, *, with_input: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient of a convolution's output -> gradients of its input, weight and bias.
+
+    The gradient of the input is not computed unless `with_input`.
     """
-    K, dtype = weight.shape[-1], gradient.dtype
-    if one_channel.usable(x, weight, dtype):
-        d_weight, d_bias = one_channel.conv_pool_relu_backward(gradient, chosen, x, K, padding)
-        return gradient, d_weight, d_bias
-    rows, columns = (size + 2 * padding - K + 1 for size in x.shape[-2:])
-    gradient = pool_relu_backward(gradient, chosen, (rows, columns))
-    # Bias sizes, stride, padding, dilation, transposed, output padding, groups; gradients wanted: input, weight, bias.
-    geometry = [len(weight)], [1, 1], [padding, padding], [1, 1], False, [0, 0], 1, [layer > 0, True, True]
-    return torch.ops.aten.convolution_backward(gradient, x, weight.to(dtype), *geometry)
+    stride, padding = geometry
+    # Bias sizes, stride, padding, dilation, transposed, output padding, groups; gradients wanted.
+    more = [len(weight)], [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, [with_input, True, True]
+    return torch.ops.aten.convolution_backward(gradient, x, weight, *more)

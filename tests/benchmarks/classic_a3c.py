@@ -18,7 +18,8 @@ from torch import Tensor
 from torch import multiprocessing as processes
 
 from envs.atari import AtariGames, action_count, resolve
-from neurocoder.networks.conv_lstm import ConvLSTM, State
+from neurocoder.networks.conv_lstm import ConvLSTM
+from neurocoder.networks.recurrent import State
 from tests.benchmarks.measure import Count
 
 STEPS, GAMMA, LAMBDA, CLIP, ENTROPY = 20, 0.99, 0.92, 40.0, 0.01

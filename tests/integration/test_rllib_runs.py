@@ -82,6 +82,10 @@ def short_run(request) -> Iterator[Run]:
         algo=algo,
         env="Breakout",
         head="neurocoder",
+        network="strided",
+        frames=2,
+        motion=0.5,
+        lstm_hidden=64,
         env_runners=0,
         envs_per_runner=9,
         rollout_steps=3,
@@ -220,7 +224,7 @@ def run(*arguments: object) -> str:
 
 SMALL = (
     "--env", "Breakout", "--head", "neurocoder", "--env-runners", 1, "--envs-per-runner", 4, "--batch-size", 80,
-    "--evaluate-episodes", 0, "--no-life-loss-terminates",
+    "--evaluate-episodes", 0, "--no-life-loss-terminates", "--network", "nature", "--frames", 2,
 )  # fmt: skip
 
 

@@ -12,6 +12,8 @@ import torch
 from agents import load_policy, train
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_server import ParameterServer
+from agents.actor_critic.config import NETWORKS
+from agents.actor_critic.network import CLASSES
 from agents.errors import TrainingError
 from agents.runs.best import find_checkpoints
 from agents.runs.checkpoints import list_checkpoints, load_checkpoint, load_newest
@@ -19,6 +21,7 @@ from agents.runs.evaluation import evaluate
 from agents.runs.evaluator import EvaluationFailed, Evaluator
 from agents.runs.recording import Recording
 from agents.runs.transfer import start_from
+from envs.atari import AtariGames
 from neurocoder.settings import NeurocoderSettings
 from tests.commands import curves
 from tests.unit.agents.runs.saved_runs import save
@@ -112,6 +115,24 @@ def test_evaluations_do_not_change_what_is_learnt(trained, tmp_path):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_trains_resumes_and_plays(network, tmp_path):
+    config = replace(CONFIG, network=network, frames=2, motion=0.5, lstm_hidden=16, total_steps=40)
+    quiet = Recording(evaluate_every=0, evaluate_episodes=0)
+    train(config, tmp_path, recording=quiet)
+    resumed = train(replace(config, total_steps=80), tmp_path, recording=quiet, resume=True)
+    assert resumed.env_steps >= 80
+    policy = load_policy(tmp_path)
+    games = AtariGames(policy.settings, 3)
+    frames, state = games.reset([1]), policy.initial_state(3)
+    actions, (h, _) = policy.act(frames, state)
+    games.close()
+    assert frames.shape == (3, 3, 80, 80) and actions.shape == (3,) and h.shape == (3, 16)
+    assert isinstance(policy.network, CLASSES[network])
+    with pytest.raises(ValueError, match=r"uint8 \(N, 3, 80, 80\)"):
+        policy.act(frames[:, :1], state)
+
+
 def test_a_callback_stops_a_run_which_is_then_resumed_to_its_end(tmp_path):
     quiet = replace(RECORDING, evaluate_every=0, evaluate_episodes=0)
     result = train(CONFIG, tmp_path / "run", lambda steps, metrics: steps >= 100, recording=quiet)
@@ -192,6 +213,14 @@ def test_an_output_layer_of_another_kind_or_size_starts_fresh_and_is_named(sourc
         expected = ours if name.split(".")[0] in fresh else theirs
         assert torch.equal(tensor, expected[name]), name
     assert [line.split()[1] for line in lines[1:]] == fresh and "fresh weights" in lines[1]
+
+
+def test_weights_of_another_network_are_refused_by_the_flag_that_differs(source):
+    config = replace(A3CConfig.from_dict(load_checkpoint(source).state["policy"]), network="nature", frames=4)
+    with pytest.raises(ValueError, match="its policy has --network paper, not nature; give --network paper"):
+        start_from(source, config)
+    with pytest.raises(ValueError, match="its policy has --frames 1, not 4; give --frames 1"):
+        start_from(source, replace(config, network="paper"))
 
 
 def test_training_starts_from_the_weights_of_another_run(source, tmp_path):

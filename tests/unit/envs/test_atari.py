@@ -234,6 +234,23 @@ def test_a_seed_gives_the_same_games_again_and_another_seed_gives_others():
     others.close()
 
 
+def test_an_observation_of_more_frames_ends_with_the_newest_and_is_black_before_a_game():
+    settings = replace(resolve("Pong"), max_frames=60, noop_max=0)
+    single, stacked = AtariGames(settings, 2), AtariGames(replace(settings, stack=3), 2)
+    alone, together = play(single, [1]), play(stacked, [1])  # (41, 2, 1, 80, 80) and (41, 2, 3, 80, 80)
+    starts, black = 0, np.zeros((2, 80, 80), dtype=np.uint8)
+    for game in range(2):
+        history: list[np.ndarray] = []
+        for t in range(41):
+            if t % 16 == 0:  # a game has 15 steps and the step that resets it
+                history, starts = [*black], starts + 1
+            history.append(alone[t, game, 0])
+            np.testing.assert_array_equal(together[t, game], np.stack(history[-3:]))
+    assert starts == 6
+    single.close()
+    stacked.close()
+
+
 def test_games_are_the_same_however_many_threads_step_them():
     settings = resolve("Breakout")
     games, others = AtariGames(settings, 5), AtariGames(settings, 5, threads=3)

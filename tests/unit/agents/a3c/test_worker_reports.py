@@ -10,7 +10,7 @@ import torch
 
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_server import ParameterServer
-from agents.a3c.worker import BLOCKS, RolloutWorker
+from agents.a3c.worker import RolloutWorker
 from neurocoder import auxiliary_loss
 from tests.unit.agents.a3c.rollout_by_hand import (
     NEUROCODER,
@@ -36,16 +36,18 @@ def test_a_gradient_is_shortened_to_the_largest_norm_and_a_short_gradient_does_n
 
 
 @pytest.mark.parametrize(
-    "settings", [dict(head="mlp"), dict(head="neurocoder", neurocoder=NEUROCODER)], ids=str
+    "settings",
+    [dict(head="mlp"), dict(head="neurocoder", neurocoder=NEUROCODER), dict(head="mlp", network="nature")],
+    ids=str,
 )
 def test_the_norms_of_the_blocks_are_those_of_their_parameters(settings):
     worker = double_worker(small(rollout_steps=2, **settings))
     _, report = worker.rollout(0, 0)
-    squares = dict.fromkeys(BLOCKS, 0.0)
+    squares = dict.fromkeys((name for name, _ in worker.network.named_children()), 0.0)
     for name, parameter in worker.network.named_parameters():
         # The largest norm is out of reach, so the gradient was not clipped.
         squares[name.split(".")[0]] += parameter.grad.square().sum().item()
-    norms = {name: report.scalars[f"gradients/norm_{name}"] for name in BLOCKS}
+    norms = {name: report.scalars[f"gradients/norm_{name}"] for name in squares}
     assert norms == pytest.approx({name: square**0.5 for name, square in squares.items()}, rel=1e-9)
     assert min(norms.values()) > 0
     whole = sum(norm**2 for norm in norms.values()) ** 0.5

@@ -20,9 +20,14 @@ def way(request, monkeypatch) -> None:
         pytest.skip("no C++ compiler, or NEUROCODER_FUSED=0")
 
 
-def small_network(dtype=torch.float32) -> list[nn.Conv2d]:
+def small_network(dtype=torch.float32, *, pooled=True) -> list[nn.Conv2d]:
     torch.manual_seed(0)
-    layers = [nn.Conv2d(1, 32, 5, padding=2), nn.Conv2d(32, 6, 3), nn.Conv2d(6, 5, 2, padding=1)]
+    strides = (1, 1, 1) if pooled else (2, 3, 1)
+    layers = [
+        nn.Conv2d(1, 32, 5, padding=2, stride=strides[0]),
+        nn.Conv2d(32, 6, 3, stride=strides[1]),
+        nn.Conv2d(6, 5, 2, padding=1, stride=strides[2]),
+    ]
     return [layer.to(dtype=dtype, memory_format=torch.channels_last) for layer in layers]
 
 
@@ -32,9 +37,10 @@ def frames(number, dtype=torch.float32, seed=0):
     return x.permute(0, 3, 1, 2).to(dtype)
 
 
-def by_torch(x, network):
+def by_torch(x, network, *, pooled=True):
     for layer in network:
-        x = F.max_pool2d(layer(x.contiguous()).relu(), 2)
+        x = layer(x.contiguous()).relu()
+        x = F.max_pool2d(x, 2) if pooled else x
     return x.flatten(1)
 
 
@@ -42,14 +48,15 @@ def by_torch(x, network):
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=["double", "single"]
 )
 @pytest.mark.parametrize("group_frames", [1, 3, 64])
+@pytest.mark.parametrize("pooled", [True, False], ids=["pooled", "strided"])
 def test_the_gradient_of_separate_passes_is_that_of_torch_in_double_precision(
-    way, dtype, tolerance, group_frames, monkeypatch
+    way, dtype, tolerance, group_frames, pooled, monkeypatch
 ):
     monkeypatch.setattr(convolutions, "BACKWARD_FRAMES", group_frames)
-    network, exact = small_network(dtype), small_network(torch.float64)
+    network, exact = (small_network(each, pooled=pooled) for each in (dtype, torch.float64))
     steps = [frames(number, dtype, seed=number) for number in (3, 1, 2)]
-    result = features([activations(x, network, dtype) for x in steps], network)
-    expected = by_torch(torch.cat(steps).double(), exact)
+    result = features([activations(x, network, dtype, pooled=pooled) for x in steps], network)
+    expected = by_torch(torch.cat(steps).double(), exact, pooled=pooled)
     assert result.dtype == dtype
     weights = torch.randn_like(expected)
     parameters = [list(nn.ModuleList(layers).parameters()) for layers in (network, exact)]
