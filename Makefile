@@ -1,6 +1,6 @@
 # make train    install, try everything out on Pong for three to ten minutes, evaluate
 # make test     install, run the tests
-# make test-faults    the tests of faults and of RLlib that take minutes, too
+# make test-faults    what make test leaves out: the faults and runs that take minutes each
 # make test-soak      half an hour of training after a warm-up, in which nothing may grow (45 minutes)
 # make check    formatting, lint and types
 # make bench-layer, bench-supervised, bench-continual, bench-a3c, bench-scale, bench-evaluation    speed of the layers, of training
@@ -39,7 +39,7 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest --quiet
 
 test-faults: .venv/installed-dev
-	$(BIN)/python -m pytest --quiet -m "not soak" tests/faults tests/cli/test_sweep_command.py tests/integration/test_rllib_runs.py
+	$(BIN)/python -m pytest --verbose --durations 20 -m slow
 
 test-soak: .venv/installed-dev
 	$(BIN)/python -m pytest --quiet -m soak
