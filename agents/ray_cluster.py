@@ -90,9 +90,11 @@ def connect(address: str | None, *, cpus: int) -> bool:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's default prints a warning
     quiet: dict[str, Any] = dict(logging_level="ERROR", log_to_driver=False)
     if address is None:
+        print("starting Ray, which takes some seconds ...", flush=True)
         with _on_loopback():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
         return True
+    print(f"joining the Ray cluster at {address} ...", flush=True)
     project = Path(__file__).parents[1]
     folders = ("agents", "envs", "launch", "neurocoder")
     packages = [str(project / name) for name in folders]  # for nodes that lack them

@@ -10,6 +10,7 @@ kept in results.md and their scores in results.csv.
 """
 
 import itertools
+import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from agents.a3c.config import A3CConfig
 from agents.a3c.presets import preset
 from agents.errors import TrainingError
 from agents.runs.best import find_checkpoints
-from agents.runs.folder import RESULT, new_folder
+from agents.runs.folder import FAILED, RESULT, new_folder
 from agents.runs.recording import Recording
 from launch.command_line.errors import check_address, check_paths, fail, typed
 from launch.command_line.flags import given_flags, refuse_unused_layers
@@ -109,8 +110,14 @@ def main() -> None:
     if interruption.signal is not None:
         print(f"stopped; {advice}")
         raise SystemExit(interruption.exit_status)
-    if unfinished := [run.name for run in runs if not (run / RESULT).exists()]:
+    if unfinished := [describe(run) for run in runs if not (run / RESULT).exists()]:
         fail(f"not finished: {', '.join(unfinished)}; {advice}", status=1)
+
+
+def describe(run: Path) -> str:
+    """Returns the name of a run that is not finished, with the error of its training if there was one."""
+    failed = run / FAILED
+    return f"{run.name} ({json.loads(failed.read_text())['error']})" if failed.exists() else run.name
 
 
 def check_resume(argv: Sequence[str]) -> None:

@@ -74,11 +74,9 @@ class A3CConfig(ActorCriticConfig):
             )
 
     def learning_rate_at(self, env_steps: int) -> float:
-        """Returns the learning rate after this many agent steps of the run."""
         return self.learning_rate * (self._remaining(env_steps) if self.anneal else 1.0)
 
     def entropy_weight_at(self, env_steps: int) -> float:
-        """Returns the entropy weight after this many agent steps of the run."""
         return self.entropy_weight * (self._remaining(env_steps) if self.anneal_entropy else 1.0)
 
     def _remaining(self, env_steps: int) -> float:

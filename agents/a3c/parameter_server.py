@@ -18,7 +18,7 @@ from agents.actor_critic.config import RECENT_EPISODES
 from agents.actor_critic.diagnostics import means
 from agents.actor_critic.network import build_network
 from agents.actor_critic.training import Metrics, Snapshot
-from agents.errors import TrainingError
+from agents.errors import LOWER_RATE, TrainingError
 
 
 class ParameterServer:
@@ -107,7 +107,7 @@ class ParameterServer:
             if self.faults["not_finite"] > self.config.max_bad_updates:
                 raise TrainingError(
                     f"{report.not_finite} was not finite in worker {report.worker} on {self.config.env}, and "
-                    f"{self.faults['not_finite']} updates had to be discarded; a lower --learning-rate may help"
+                    f"{self.faults['not_finite']} updates had to be discarded; {LOWER_RATE}"
                 )
         elif self.updates - report.version > self.config.max_staleness:
             self._discard("late", report)

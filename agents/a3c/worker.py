@@ -21,6 +21,8 @@ from agents.a3c.returns import generalised_advantages
 from agents.actor_critic.diagnostics import describe_rollout
 from agents.actor_critic.loss import actor_critic_losses
 from agents.actor_critic.network import build_network
+from agents.actor_critic.sampling import sample_actions
+from agents.finite import first_cause
 from agents.freed_memory import keep_freed_memory
 from envs.atari import AtariGames, Episode, action_names
 from neurocoder import NeurocoderLinear, auxiliary_loss
@@ -160,7 +162,7 @@ class RolloutWorker:
             log_policy = network.actor(hidden).log_softmax(dim=-1)  # (N, A)
             if t == 0 and self.last_policy is not None:
                 kl = F.kl_div(log_policy, self.last_policy, reduction="batchmean", log_target=True)
-            action = torch.multinomial(log_policy.exp(), 1, generator=self.generator).squeeze(1)
+            action = sample_actions(log_policy.exp(), self.generator)
             step = self.games.step(action.cpu().numpy())
             actions.append(action)
             steps.append(step)
@@ -248,15 +250,17 @@ class RolloutWorker:
         return norm, {"gradients/norm": norm.item()} | scalars
 
     def _not_finite(self, rewards: Tensor, norm: Tensor) -> str | None:
-        """Names what contains a NaN or an infinity: rewards (T, N) or a part of the gradient. None if all is finite."""
+        """Names what contains a NaN or an infinity: rewards (T, N), a parameter or its gradient. None if all is finite."""
         if not rewards.isfinite().all():
             return "the reward of a game"
         if norm.isfinite():
             return None
-        for name, parameter in self.network.named_parameters():
-            if parameter.grad is not None and not parameter.grad.isfinite().all():
-                return f"the gradient of {name}"
-        return "the norm of the gradient"
+        gradients = {
+            name: parameter.grad
+            for name, parameter in self.network.named_parameters()
+            if parameter.grad is not None
+        }
+        return first_cause(self.network, gradients)
 
     def _attention(self, hidden: Tensor) -> np.ndarray | None:
         """The mean attention over rollout and attention steps, (3, H, P); None if the actor is no Neurocoder layer."""

@@ -121,3 +121,11 @@ class ActorCriticConfig(PolicySettings):
         for name in ("entropy_weight", "value_weight"):
             check_not_negative(flag(name), getattr(self, name))
         check_fraction("--gamma", self.gamma)
+
+    def learning_rate_at(self, env_steps: int) -> float:
+        """Returns the learning rate after this many agent steps of the run."""
+        return self.learning_rate
+
+    def entropy_weight_at(self, env_steps: int) -> float:
+        """Returns the entropy weight after this many agent steps of the run."""
+        return self.entropy_weight

@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.actor_critic.sampling import sample_actions
+from agents.errors import DivergedError
+from agents.finite import first_not_finite
 from envs.atari import AtariSettings, action_names
 from neurocoder.networks.recurrent import FRAME, RecurrentActorCritic, State
 
@@ -96,6 +99,7 @@ class Policy:
 
         Raises:
             ValueError: frames of another shape or type, or a state or `start` for another number of games.
+            DivergedError: the probabilities are not finite. It is a ValueError, too.
         """
         x, channels, units = torch.as_tensor(frames), self.network.channels, self.network.lstm.hidden_size
         if x.dtype != torch.uint8 or x.dim() not in (3, 4) or x.shape[-3:] != (channels, FRAME, FRAME):
@@ -118,11 +122,10 @@ class Policy:
         begins = torch.tensor(np.broadcast_to(starts, games), device=self.device)
         hidden, state = self.network.step(self.network.features(x), state, begins)
         probabilities = self.network.actor(hidden).softmax(dim=-1)  # (N, A)
-        if greedy:
-            chosen = probabilities.argmax(dim=-1)
-        else:
-            chosen = torch.multinomial(probabilities, 1, generator=self._generator).squeeze(1)
+        chosen = probabilities.argmax(dim=-1) if greedy else sample_actions(probabilities, self._generator)
         actions = chosen.cpu().numpy()
+        if not probabilities.isfinite().all():
+            raise DivergedError(self._what_diverged())
         if not with_opinion:
             return (actions[0] if single else actions), state
         value = self.network.critic(hidden).squeeze(-1).cpu().numpy()
@@ -130,3 +133,9 @@ class Policy:
         if single:
             return actions[0], state, Opinion(value[0], opinion.probabilities[0])
         return actions, state, opinion
+
+    def _what_diverged(self) -> str:
+        name = first_not_finite(self.network.state_dict())
+        if name is None:
+            return "the policy has diverged: its probabilities are not finite, though its parameters are"
+        return f"the policy has diverged: its parameter {name} is not finite"

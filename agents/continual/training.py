@@ -20,7 +20,7 @@ from agents.continual.metrics import accuracy_on_seen_tasks, all_metrics
 from agents.continual.network import build_network, flatten, unflatten
 from agents.continual.regularizers import REGULARIZERS, Regularizer
 from agents.continual.tasks import Split, Task, TaskStream, shuffled
-from agents.errors import TrainingError
+from agents.errors import LOWER_RATE, TrainingError
 from agents.freed_memory import keep_freed_memory
 from agents.optimizer_state import load_optimizer_state, optimizer_state
 from agents.records import Record
@@ -304,7 +304,7 @@ class ContinualTraining:
             row, column = wrong[0].tolist()
             raise TrainingError(
                 f"the loss of seed {self.config.seeds[column]} became {stacked[row, column].item()} "
-                f"in task {self.tasks_done + 1} at step {self.task_step - len(losses) + row + 1}"
+                f"in task {self.tasks_done + 1} at step {self.task_step - len(losses) + row + 1}; {LOWER_RATE}"
             )
         return stacked.mean().item()
 

@@ -10,6 +10,7 @@ of every update as A3C, by TensorBoard tag. RLlib's results have them under (mod
 Shapes: B sequences, T steps each, A actions, C frames of an observation, F features, H units of the LSTM.
 """
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,6 +35,7 @@ from agents.actor_critic.config import PolicySettings
 from agents.actor_critic.diagnostics import describe_rollout
 from agents.actor_critic.loss import actor_critic_losses
 from agents.actor_critic.network import build_network
+from agents.finite import first_cause
 from neurocoder import auxiliary_loss
 from neurocoder.networks.recurrent import RecurrentActorCritic
 
@@ -54,12 +56,12 @@ class NeurocoderRLModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI):
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         hidden, state = _hidden(self.policy, batch)
-        return {Columns.ACTION_DIST_INPUTS: self.policy.actor(hidden), Columns.STATE_OUT: state}
+        return {Columns.ACTION_DIST_INPUTS: _logits(self.policy, hidden), Columns.STATE_OUT: state}
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         hidden, state = _hidden(self.policy, batch)
         return {
-            Columns.ACTION_DIST_INPUTS: self.policy.actor(hidden),
+            Columns.ACTION_DIST_INPUTS: _logits(self.policy, hidden),
             Columns.STATE_OUT: state,
             Columns.EMBEDDINGS: hidden,  # for `compute_values`
         }
@@ -77,8 +79,16 @@ class NeurocoderRLModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI):
 
     def forward_target(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         hidden, _ = _hidden(self.target, batch)
-        self.target_logits = self.target.actor(hidden)  # for the learner's scalars
+        self.target_logits = _logits(self.target, hidden)  # for the learner's scalars
         return {TARGET_NETWORK_ACTION_DIST_INPUTS: self.target_logits}
+
+
+def _logits(network: RecurrentActorCritic, hidden: Tensor) -> Tensor:
+    """Returns logits (B, T, A), 0 where they are not finite: RLlib's processes would fail at those, one after another.
+
+    The gradients of such logits are not finite, which the learner reports.
+    """
+    return network.actor(hidden).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _hidden(network: RecurrentActorCritic, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -98,6 +108,8 @@ class _Learner:
 
     policy_loss: ClassVar[str]
     """The name under which RLlib logs the policy loss, a mean over steps."""
+    not_finite: str | None = None
+    """What was not finite in an update; None if all was."""
 
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
@@ -127,6 +139,11 @@ class _Learner:
             ).item()
             for name, block in policy.named_children()
         }
+        if not math.isfinite(sum(norms.values())):
+            gradients = {
+                name: module_gradients_dict[parameter] for name, parameter in policy.named_parameters()
+            }
+            self.not_finite = first_cause(policy, gradients)
         scalars = {f"gradients/norm_{name}": norm for name, norm in norms.items()}
         self.log_scalars(module_id, scalars | {"gradients/norm": float(np.linalg.norm(list(norms.values())))})
         # RLlib clips them, in place.

@@ -20,7 +20,7 @@ from ray.tune.registry import register_env
 from agents.actor_critic.config import RECENT_EPISODES
 from agents.actor_critic.diagnostics import means
 from agents.actor_critic.training import Metrics, Snapshot, Training
-from agents.errors import TrainingError
+from agents.errors import LOWER_RATE, TrainingError
 from agents.optimizer_state import load_optimizer_state, optimizer_state
 from agents.ray_cluster import available_cores, check_room, connect
 from agents.rllib.config import RLlibConfig
@@ -71,6 +71,7 @@ class RLlibTraining(Training):
         return self.env_steps >= self.config.total_steps
 
     def advance(self) -> None:
+        """As in `Training`. One gradient that is not finite ends the run: RLlib would take zeros in its place and go on."""
         try:
             result = self.algorithm.train()
         except ray.exceptions.RayError as error:
@@ -82,6 +83,8 @@ class RLlibTraining(Training):
             self.new_games.append((self.env_steps, Episode(score, length)))
             self.recent.append(score)
             self.games += 1
+        if (cause := self._ask_learner(lambda learner: learner.not_finite)) is not None:
+            raise TrainingError(f"{cause} was not finite on {self.config.env}; {LOWER_RATE}")
         learned = result.get("learners", {}).get(MODULE, {}).get(SCALARS, {})
         names = {
             f"policy/action/{number}": f"policy/action/{name}" for number, name in enumerate(self.actions)

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from agents.files import json_bytes, sync_folder, temporary_path, write_durably
+from agents.finite import first_not_finite
 
 # torch takes seconds to import, and only saving and loading need it.
 if TYPE_CHECKING:
@@ -237,6 +238,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, step, tensors, state)
 
 
+def check_finite(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError if a tensor is not finite: nothing can be learnt or played from there."""
+    if (name := first_not_finite(*checkpoint.tensors.values())) is not None:
+        raise CheckpointError(f"{checkpoint.path}: its run has diverged, {name} is not finite")
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Returns the checkpoints in `folder`, the highest step first; [] if there is no such folder."""
     if not folder.is_dir():
@@ -247,18 +254,20 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def load_newest(folder: Path, *, warn: Callable[[str], None]) -> Checkpoint:
-    """Reads the newest checkpoint that is whole.
+    """Reads the newest checkpoint that is whole and finite.
 
     Args:
-        warn: is called with one line about each damaged checkpoint that is skipped.
+        warn: is called with one line about each checkpoint that is skipped.
 
     Raises:
-        CheckpointError: no checkpoint is whole.
+        CheckpointError: no checkpoint can be used.
     """
     paths = list_checkpoints(folder)
     for path in paths:
         try:
-            return load_checkpoint(path)
+            checkpoint = load_checkpoint(path)
+            check_finite(checkpoint)
+            return checkpoint
         except CheckpointError as error:
             warn(f"skipped a checkpoint that cannot be used: {error}")
     reason = f"none of the {len(paths)} in it can be used" if paths else "there is none in it"

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from agents.actor_critic.play import OnScreen, play
-from agents.runs.checkpoints import load_checkpoint
+from agents.errors import DivergedError
+from agents.runs.checkpoints import CheckpointError, load_checkpoint
 from agents.runs.policy import to_policy
 from agents.runs.score_statistics import interquartile_mean, stratified_bootstrap_interval
 from envs.atari import Episode
@@ -34,22 +35,25 @@ def evaluate(
     `agents.actor_critic.play.play`.
 
     Raises:
-        CheckpointError: a checkpoint that is damaged, or that is not of an Atari run.
+        CheckpointError: a checkpoint that is damaged, is not of an Atari run, or has diverged.
     """
     loaded = load_checkpoint(checkpoint)
     policy, settings = to_policy(loaded)
     given = {"sticky": sticky, "life_loss_terminates": life_loss_terminates}
     changes = {name: value for name, value in given.items() if value is not None}
     policy.settings = replace(policy.settings, **changes)  # type: ignore[arg-type]
-    with one_thread():
-        games = play(
-            policy,
-            episodes=episodes,
-            seed=seed,
-            greedy=greedy,
-            on_screen=on_screen,
-            on_progress=on_progress,
-        )
+    try:
+        with one_thread():
+            games = play(
+                policy,
+                episodes=episodes,
+                seed=seed,
+                greedy=greedy,
+                on_screen=on_screen,
+                on_progress=on_progress,
+            )
+    except DivergedError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error
     return {
         "run": str(checkpoint),
         "env": settings.env,

@@ -66,29 +66,35 @@ class Progress:
         """
         self.total_steps, self.frame_skip = total_steps, frame_skip
         self.line = ProgressLine(sys.stdout)
-        # Times and the step counts reached by then, within the window.
-        self._marks = deque([(time.monotonic(), env_steps)])
+        self._first_steps = env_steps
+        # Times and the step counts reached by then, within the window. The first is that of the first steps, so that
+        # the start of workers does not count.
+        self._marks: deque[tuple[float, int]] = deque()
 
     @property
     def steps_per_second(self) -> float:
-        """Agent steps a second over the last minute."""
+        """Agent steps a second over the last minute; 0 before it is known."""
+        if len(self._marks) < 2:
+            return 0.0
         (first_time, first_steps), (last_time, last_steps) = self._marks[0], self._marks[-1]
         return (last_steps - first_steps) / max(last_time - first_time, 1e-9)
 
     def update(self, env_steps: int, mean_return: float | None) -> None:
         """Notes the step count of the run, and shows the line when it is time."""
         now = time.monotonic()
-        self._marks.append((now, env_steps))
-        while now - self._marks[1][0] > SPEED_WINDOW:
-            self._marks.popleft()
+        if env_steps > self._first_steps:
+            self._marks.append((now, env_steps))
+            while len(self._marks) > 1 and now - self._marks[1][0] > SPEED_WINDOW:
+                self._marks.popleft()
         if self.line.due():
             speed = self.steps_per_second
-            left = max(0, self.total_steps - env_steps) / speed if speed else None
-            self.line.show(
-                f"{env_steps:,} / {self.total_steps:,} steps  {speed:,.0f} steps/s  "
-                f"{speed * self.frame_skip:,.0f} frames/s  "
-                f"mean return {'-' if mean_return is None else f'{mean_return:.1f}'}  ETA {clock(left)}"
-            )
+            parts = [f"{env_steps:,} / {self.total_steps:,} steps"]
+            if speed:
+                parts += [f"{speed:,.0f} steps/s", f"{speed * self.frame_skip:,.0f} frames/s"]
+            parts.append(f"mean return {'-' if mean_return is None else f'{mean_return:.1f}'}")
+            if speed:
+                parts.append(f"ETA {clock(max(0, self.total_steps - env_steps) / speed)}")
+            self.line.show("  ".join(parts))
 
     def say(self, message: str) -> None:
         """Prints a message above the progress line."""

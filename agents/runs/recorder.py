@@ -14,6 +14,7 @@ from agents.runs.curves import Curves
 from agents.runs.evaluation import evaluate
 from agents.runs.evaluator import EvaluationFailed, Evaluator
 from agents.runs.folder import RunFolder, software_versions
+from agents.runs.policy import check_gradient
 from agents.runs.progress import GamesProgress, Progress
 from agents.runs.recording import Recording
 from agents.runs.snapshots import save_snapshot
@@ -59,7 +60,10 @@ class Recorder:
         self.next_evaluation = evaluated + recording.evaluate_every
 
     def look(self, training: Training) -> Metrics | None:
-        """Records what happened since the last look and returns it. Returns None if that was less than a second ago."""
+        """Records what happened since the last look and returns it. Returns None if that was less than a second ago.
+
+        Raises TrainingError if a checkpoint is due and the run has diverged.
+        """
         if time.monotonic() - self.looked < LOOK_EVERY:
             return None
         self.looked = time.monotonic()
@@ -76,8 +80,12 @@ class Recorder:
         return metrics
 
     def checkpoint(self, training: Training) -> Path | None:
-        """Saves the run and returns the checkpoint. Warns and returns None if the disk refuses."""
+        """Saves the run and returns the checkpoint. Warns and returns None if the disk refuses.
+
+        Raises TrainingError if the run has diverged: nothing can be learnt or played from there.
+        """
         snapshot = training.snapshot()
+        check_gradient(self.config, snapshot)
         self.next_checkpoint = snapshot.env_steps + self.recording.checkpoint_every
         try:
             path = save_snapshot(
@@ -104,7 +112,7 @@ class Recorder:
         return path
 
     def finish(self, training: Training) -> Path | None:
-        """Writes the last curves and the last checkpoint. Returns what `checkpoint` returns."""
+        """Writes the last curves and the last checkpoint. Returns and raises what `checkpoint` does."""
         self._write_curves(training)
         return self.checkpoint(training)
 

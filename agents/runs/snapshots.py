@@ -5,7 +5,9 @@ from typing import Any, Protocol, Self, TypeVar
 
 from torch import Tensor
 
-from agents.runs.checkpoints import Checkpoint, CheckpointError, save_checkpoint
+from agents.errors import LOWER_RATE, TrainingError
+from agents.finite import first_not_finite
+from agents.runs.checkpoints import Checkpoint, CheckpointError, check_finite, save_checkpoint
 
 
 class Snapshot(Protocol):
@@ -25,17 +27,28 @@ S = TypeVar("S", bound=Snapshot)
 
 
 def save_snapshot(folder: Path, step: int, snapshot: Snapshot, **about: Any) -> Path:
-    """Writes a snapshot as the checkpoint of a step, and returns its folder. Raises OSError.
+    """Writes a snapshot as the checkpoint of a step, and returns its folder.
 
     Args:
         about: more plain values for the checkpoint's state, such as the run's settings.
+
+    Raises:
+        TrainingError: the run has diverged: a tensor is not finite. Nothing is written.
+        OSError: the disk is full or read-only.
     """
     tensors, state = snapshot.parts()
+    if (name := first_not_finite(*tensors.values())) is not None:
+        raise TrainingError(f"the run has diverged at step {step:,}: {name} is not finite; {LOWER_RATE}")
     return save_checkpoint(folder, step, tensors, state | about)
 
 
 def to_snapshot(kind: type[S], checkpoint: Checkpoint) -> S:
-    """The inverse of `save_snapshot`. Raises CheckpointError if the checkpoint is of another kind of run."""
+    """The inverse of `save_snapshot`.
+
+    Raises:
+        CheckpointError: a checkpoint of another kind of run, or of one that has diverged.
+    """
+    check_finite(checkpoint)
     try:
         return kind.from_parts(checkpoint.step, checkpoint.tensors, checkpoint.state)
     except KeyError as error:

@@ -19,7 +19,7 @@ from agents.actor_critic.training import Metrics, Snapshot
 from agents.errors import TrainingError
 from agents.files import write_json_atomically
 from agents.runs.atari_run import AtariRun, Config
-from agents.runs.checkpoints import list_checkpoints, load_newest
+from agents.runs.checkpoints import Checkpoint, list_checkpoints, load_newest
 from agents.runs.folder import RunFolder, software_versions
 from agents.runs.recording import Recording
 from agents.runs.snapshots import to_snapshot
@@ -83,7 +83,7 @@ def train(
         print("\n".join(lines), flush=True)
     with (RunFolder.open if resume else RunFolder.create)(Path(folder)) as run_folder:
         if resume:
-            snapshot = restore(run_folder, config.total_steps)
+            snapshot = restore(run_folder, config)
         print(
             f"run folder {run_folder.path}   curves: tensorboard --logdir {shlex.quote(str(run_folder.path.parent))}"
         )
@@ -149,20 +149,42 @@ def describe(
     write_json_atomically(path, described)
 
 
-def restore(run: RunFolder, total_steps: int) -> Snapshot:
-    """Returns the newest usable snapshot of a run. Raises ValueError if there is none, or if nothing is left to do."""
+def restore(run: RunFolder, config: Config) -> Snapshot:
+    """Returns the newest usable snapshot of a run, and prints where the run continues.
+
+    Raises ValueError if there is none, or if nothing is left to do."""
     if not list_checkpoints(run.checkpoints):
         raise ValueError(
             f"--resume {run.path}: it has no checkpoint yet; restart it with --run-dir {run.path}"
         )
-    snapshot = to_snapshot(Snapshot, load_newest(run.checkpoints, warn=_warn))
-    if snapshot.env_steps >= total_steps:
+    checkpoint = load_newest(run.checkpoints, warn=_warn)
+    snapshot = to_snapshot(Snapshot, checkpoint)
+    if snapshot.env_steps >= config.total_steps:
         raise ValueError(
-            f"{run.path} has taken {snapshot.env_steps:,} of its {total_steps:,} steps; "
+            f"{run.path} has taken {snapshot.env_steps:,} of its {config.total_steps:,} steps; "
             f"give a larger --total-steps to continue"
         )
     print(f"resuming at {snapshot.env_steps:,} steps; games restart")
+    for line in jumps(checkpoint, config):
+        print(line)
     return snapshot
+
+
+def jumps(checkpoint: Checkpoint, config: Config) -> list[str]:
+    """Returns a line for each schedule that jumps where a run continues with other settings than its checkpoint's."""
+    try:
+        before = type(config).from_dict(checkpoint.state["config"])
+    except (KeyError, ValueError):  # another version wrote it
+        return []
+    step, end, lines = checkpoint.step, config.total_steps, []
+    for name, then, now in (
+        ("learning rate", before.learning_rate_at, config.learning_rate_at),
+        ("entropy weight", before.entropy_weight_at, config.entropy_weight_at),
+    ):
+        if then(step) != now(step):
+            falls = f": it now falls to 0 at step {end:,}" if now(end) == 0 < now(step) else ""
+            lines.append(f"the {name} jumps from {then(step):.3g} to {now(step):.3g}{falls}")
+    return lines
 
 
 def _warn(line: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.durations import clock
-from agents.errors import TrainingError
+from agents.errors import LOWER_RATE, TrainingError
 from agents.freed_memory import keep_freed_memory
 from agents.optimizer_state import load_optimizer_state, optimizer_state
 from agents.records import Record
@@ -208,7 +208,9 @@ class SupervisedTraining:
         wrong = (~losses.isfinite()).nonzero()
         if len(wrong):
             place = int(wrong[0])
-            raise TrainingError(f"the loss became {losses[place].item()} at step {first + place + 1:,}")
+            raise TrainingError(
+                f"the loss became {losses[place].item()} at step {first + place + 1:,}; {LOWER_RATE}"
+            )
 
     @torch.no_grad()
     def _evaluate(self) -> float:

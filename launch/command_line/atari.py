@@ -1,6 +1,7 @@
 """What the commands that train Atari agents share: how they are read, and how a run starts, resumes and ends."""
 
 import json
+import shlex
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -172,14 +173,21 @@ def carry_out(program: str, arguments: RunArguments) -> int:
             folder.rmdir()  # if it is new, it is still empty
         raise
     except TrainingError as error:
-        advice = f"; continue with {resume}" if list_checkpoints(folder / "checkpoints") else ""
-        fail(f"{error}{advice}", status=1)
+        fail(f"{error}; {_advice(folder, resume)}", status=1)
     further = f"{resume} --total-steps {2 * config.total_steps:_}"
     if result.stopped:
         print(f"stopped; continue with {resume if result.env_steps < config.total_steps else further}")
         return interruption.exit_status
     show_result(result, further)
     return 0
+
+
+def _advice(folder: Path, resume: str) -> str:
+    """Says how to go on after training has failed."""
+    checkpoints = list_checkpoints(folder / "checkpoints")
+    if not checkpoints:
+        return f"there is no checkpoint yet: start again with --run-dir {shlex.quote(str(folder))}"
+    return f"continue from {checkpoints[0].name} with {resume}"
 
 
 def show_result(result: "RunResult", resume: str) -> None:

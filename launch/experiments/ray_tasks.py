@@ -212,7 +212,7 @@ def attempt(execute: Execute, run: Path, progress: Progress) -> str | None:
         return None
     except TrainingError as error:
         checkpoints = [checkpoint.name for checkpoint in list_checkpoints(run / "checkpoints")]
-        failure = f"{error}, last good checkpoint {checkpoints[0] if checkpoints else 'none'}"
+        failure = f"{error}; last good checkpoint: {checkpoints[0] if checkpoints else 'none'}"
     except ValueError as error:
         failure = str(error)
     write_json_atomically(run / FAILED, {"error": failure})

@@ -21,7 +21,7 @@ from agents.files import write_json_atomically
 from agents.ray_cluster import available_cores, check_room, connect
 from agents.runs.atari_run import AtariRun
 from agents.runs.checkpoints import list_checkpoints, load_newest
-from agents.runs.folder import RESULT, RunFolder
+from agents.runs.folder import FAILED, RESULT, RunFolder
 from agents.runs.recorder import LAST_EVALUATIONS
 from agents.runs.recording import Recording
 from agents.runs.snapshots import to_snapshot
@@ -41,6 +41,7 @@ class SweepTrial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         with ExitStack() as resources:  # freed at once if what follows them fails
             folder = resources.enter_context(RunFolder.open(Path(config["run"])))
+            (folder.path / FAILED).unlink(missing_ok=True)  # of an earlier attempt
             described = json.loads((folder.path / "config.json").read_text())
             self.settings = A3CConfig.from_dict(described["a3c"])
             recording = read_settings(Recording, described["run"])
@@ -49,13 +50,17 @@ class SweepTrial(tune.Trainable):
             self.resources = resources.pop_all()
 
     def step(self) -> dict[str, Any]:
-        """Trains for a while. The last step evaluates."""
+        """Trains for a while. The last step evaluates. An error of the training stays in the folder as failed.json."""
         assert self.run is not None
         recorder, until = self.run.recorder, time.monotonic() + REPORT_SECONDS
-        while not self.run.finished and time.monotonic() < until:
-            self.run.advance()
-        if self.run.finished:
-            self._conclude(self.run)
+        try:
+            while not self.run.finished and time.monotonic() < until:
+                self.run.advance()
+            if self.run.finished:
+                self._conclude(self.run)
+        except TrainingError as error:
+            write_json_atomically(self.run.folder.path / FAILED, {"error": str(error)})
+            raise
         score = "-" if recorder.recent_score is None else f"{recorder.recent_score:.1f}"
         return {
             "done": self.run.finished,

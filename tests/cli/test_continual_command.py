@@ -349,7 +349,7 @@ def with_failure(grid, digits, tmp_path_factory) -> tuple[Path, int, str, str]:
 def test_a_run_that_fails_ends_the_command_with_status_1_and_says_where_it_failed(with_failure):
     folder, status, _, errors = with_failure
     assert status == 1
-    line = r"error: mlp-adam-seed3: (the loss of seed 3 became (nan|inf) in task 1 at step [23], last good checkpoint none)\n"
+    line = r"error: mlp-adam-seed3: (the loss of seed 3 became (nan|inf) in task 1 at step [23]; .+; last good checkpoint: none)\n"
     failure = re.fullmatch(line, errors)
     assert failure, errors
     run = folder / "mlp-adam-seed3"

@@ -1,5 +1,6 @@
 """`launch.evaluate` as a person types it, with policies that were never trained."""
 
+import importlib.util
 import json
 import os
 import pty
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import launch.results.evaluation
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_server import ParameterServer
-from agents.runs.checkpoints import amend_state
+from agents.runs.checkpoints import amend_state, save_checkpoint
 from launch.evaluate import main
 from launch.results.evaluation import show
 from tests.commands import in_this_process, read_terminal, rows_of, start
@@ -162,6 +164,28 @@ def test_a_run_without_a_checkpoint_that_can_be_used_is_refused(run, tmp_path):
     status, output, errors = in_this_process(main, tmp_path, "--all")
     assert status == 2 and output == ""
     assert errors.splitlines()[-1] == f"error: {tmp_path} has no checkpoint that can be used"
+
+
+@pytest.mark.parametrize(
+    ("factor", "reason"),
+    [
+        (torch.nan, r"its run has diverged, \S+ is not finite"),
+        (1e25, "the policy has diverged: its probabilities are not finite, though its parameters are"),
+    ],
+    ids=["weights that are not finite", "weights that are too large"],
+)
+def test_a_diverged_checkpoint_is_named_with_its_tensor_and_leaves_no_video(factor, reason, tmp_path):
+    config = A3CConfig(env="Breakout", head="mlp")
+    tensors, state = ParameterServer(config).snapshot().map(lambda tensor: tensor * factor).parts()
+    path = save_checkpoint(
+        tmp_path / "checkpoints", 7, tensors, state | {"policy": config.policy().to_dict()}
+    )
+    video = ("--video", tmp_path / "game.mp4") if importlib.util.find_spec("cv2") else ()
+    status, output, errors = in_this_process(main, tmp_path, "--episodes", 1, *video)
+    assert status == 2 and output == "" and not list(tmp_path.glob("*.mp4"))
+    warning, error = errors.splitlines()
+    assert re.fullmatch(f"warning: skipped a checkpoint that cannot be used: {path}: {reason}", warning)
+    assert error == f"error: {tmp_path} has no checkpoint that can be used"
 
 
 def test_best_takes_the_checkpoint_with_the_best_evaluation_and_not_the_newest(run, tmp_path):

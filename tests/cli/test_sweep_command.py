@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -275,6 +276,34 @@ def test_a_trial_starts_from_given_weights(tmp_path):
     weights = trial.run.training.snapshot().parameters
     trial.cleanup()
     assert all(torch.equal(weights[name], tensor) for name, tensor in source.snapshot().parameters.items())
+
+
+def test_a_run_that_diverges_is_named_with_the_tensor_and_the_likely_cause(tmp_path, monkeypatch):
+    def run_here(runs, interruption, **_):
+        for run in runs:
+            with suppress(TrainingError):
+                carry_out(run)
+
+    # The trials are real, but tried once and in this process.
+    monkeypatch.setattr("launch.experiments.tune_trial.run_on_tune", run_here)
+    flags = ("--env", "Breakout", "--seeds", 1, "--head", "mlp", "--workers", 0, "--envs-per-worker", 2)
+    status, _, errors = in_this_process(
+        main, *flags, "--lr", "1e25,1e-4", "--rollout-steps", 5, "--total-steps", 20, "--evaluate-every", 0,
+        "--evaluate-episodes", 1, "--run-dir", tmp_path / "sweep",
+    )  # fmt: skip
+    assert status == 1 and results(tmp_path / "sweep").keys() == {"breakout-mlp-lr0.0001-seed1"}
+    assert errors.count("\n") == 1 and re.match(
+        r"error: not finished: breakout-mlp-lr1e\+25-seed1 \(the gradient of \S+ was not finite in worker 0 on Breakout, "
+        r"and 11 updates had to be discarded; a lower --learning-rate may help\); continue with ",
+        errors,
+    ), errors
+    run = tmp_path / "sweep" / "breakout-mlp-lr1e+25-seed1"
+    assert not list_checkpoints(run / "checkpoints") and (run / "failed.json").exists()
+    settings = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(
+        json.dumps(settings | {"a3c": settings["a3c"] | {"learning_rate": 1e-4}})
+    )
+    assert carry_out(run)["done"] and not (run / "failed.json").exists()
 
 
 @pytest.mark.parametrize("broken", ["start_training", "Recorder"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from agents.runs.checkpoints import list_checkpoints, load_newest
-from launch import evaluate
+from launch import evaluate, train
 from tests.commands import curves, finished, in_this_process, refusal, start, wait_for
 from tests.unit.agents.a3c.reports import ROLLOUT_TAGS
 
@@ -75,7 +76,11 @@ def test_a_run_on_ray_that_was_evaluated_ends_without_an_error(tmp_path):
         "--total-steps", 1_000, "--run-dir", tmp_path, "--evaluate-episodes", 0,
         "--evaluate-every", 300, "--evaluate-games", 1,
     )  # fmt: skip
-    assert "evaluation at " in output and output.splitlines()[-1].startswith("resume")
+    assert (
+        "starting Ray" in output
+        and "evaluation at " in output
+        and output.splitlines()[-1].startswith("resume")
+    )
 
 
 def test_a_policy_is_evaluated_on_full_games_with_scores_json_and_video(trained, tmp_path):
@@ -114,7 +119,13 @@ def test_a_checkpoint_folder_alone_is_evaluated_with_sticky_actions_if_asked(tra
 
 def test_a_resumed_run_continues_where_it_stopped_without_a_jump_back(trained, tmp_path):
     folder, _ = trained
-    run("train", "--resume", folder, "--total-steps", 2_500, "--evaluate-episodes", 0)
+    output = run("train", "--resume", folder, "--total-steps", 2_500, "--evaluate-episodes", 0)
+    # The learning rate had fallen to 0 at step 2,200.
+    assert re.search(
+        r"^the learning rate jumps from 0 to [678].\d*e-05: it now falls to 0 at step 2,500$",
+        output,
+        re.MULTILINE,
+    )
     newest = load_newest(folder / "checkpoints", warn=pytest.fail)
     assert newest.state["env_steps"] >= 2_500
     # The resumed run has the settings of the first.
@@ -129,6 +140,38 @@ def test_a_resumed_run_continues_where_it_stopped_without_a_jump_back(trained, t
 def test_a_finished_run_is_not_resumed_without_more_steps(trained):
     folder, _ = trained
     assert "larger --total-steps" in refusal("train", "--resume", folder)
+
+
+def test_a_run_that_diverges_names_a_tensor_and_the_good_checkpoint_that_it_keeps(trained, tmp_path):
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    before = list_checkpoints(folder / "checkpoints")
+    status, output, errors = in_this_process(
+        train.main,
+        "--resume",
+        folder,
+        "--total-steps",
+        9_000,
+        "--learning-rate",
+        1e25,
+        "--checkpoint-every",
+        1,
+    )
+    assert status == 1 and errors.count("\n") == 1, errors
+    assert re.match(r"error: .*the (parameter|gradient of) \S+ (was|is) not finite", errors)
+    advice = f"continue from {before[0].name} with python -m launch.train --resume {folder}\n"
+    assert "a lower --learning-rate may help" in errors and errors.endswith(advice)
+    assert "the learning rate jumps from 0 to " in output
+    assert list_checkpoints(folder / "checkpoints") == before
+
+
+def test_a_run_that_diverges_before_its_first_checkpoint_says_how_to_start_again(tmp_path):
+    status, _, errors = in_this_process(
+        train.main, "--env", "Breakout", "--head", "mlp", "--workers", 0, "--envs-per-worker", 2, "--rollout-steps", 5,
+        "--learning-rate", 1e25, "--run-dir", tmp_path / "run",
+    )  # fmt: skip
+    assert status == 1 and errors.endswith(f"start again with --run-dir {tmp_path / 'run'}\n")
+    assert "not finite in worker 0 on Breakout, and 11 updates had to be discarded; " in errors
+    assert not list_checkpoints(tmp_path / "run" / "checkpoints")
 
 
 def test_a_run_is_not_resumed_with_another_head(trained):

@@ -188,6 +188,26 @@ def test_gradient_norms_are_those_of_the_blocks_before_clipping(module):
         total = sum(square for name, square in squares.items() if name.startswith(f"policy.{block}."))
         assert learner.scalars[f"gradients/norm_{block}"] == pytest.approx(math.sqrt(total), rel=1e-4)
     assert learner.scalars["gradients/norm"] == pytest.approx(math.sqrt(sum(squares.values())), rel=1e-4)
+    assert learner.not_finite is None
+    gradients["policy.lstm.weight_hh"][0, 0] = torch.inf
+    learner.postprocess_gradients_for_module(
+        module_id="policy",
+        module_gradients_dict={p: gradients[name] for name, p in module.named_parameters()},
+    )
+    assert learner.not_finite == "the gradient of lstm.weight_hh"
+
+
+def test_a_diverged_module_has_logits_that_rllib_can_draw_from_and_a_gradient_that_is_not_finite(module):
+    with torch.no_grad():
+        module.policy.lstm.bias_ih[0] = torch.nan
+    module.make_target_networks()
+    given = batch(sequences=2, steps=3)
+    target = module.forward_target(given)["target_network_action_dist_inputs"]
+    for answer in (module.forward_exploration(given), trained := module.forward_train(given)):
+        assert answer[Columns.ACTION_DIST_INPUTS].isfinite().all()
+    assert target.isfinite().all()
+    trained[Columns.ACTION_DIST_INPUTS].square().sum().backward()
+    assert not module.policy.lstm.weight_ih.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("terminates", [True, False])

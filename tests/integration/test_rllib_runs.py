@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -15,12 +16,13 @@ import torch
 from agents.a3c.config import A3CConfig
 from agents.a3c.parameter_server import ParameterServer
 from agents.actor_critic.network import build_network
-from agents.actor_critic.training import Metrics
+from agents.actor_critic.training import Metrics, Snapshot
 from agents.rllib import training as rllib_training
 from agents.rllib.config import RLlibConfig
 from agents.rllib.training import RLlibTraining
-from agents.runs.checkpoints import load_newest
-from agents.runs.policy import to_policy
+from agents.runs.checkpoints import list_checkpoints, load_checkpoint, load_newest
+from agents.runs.policy import check_gradient, to_policy
+from agents.runs.snapshots import to_snapshot
 from envs.atari import AtariGames, AtariSettings, Episode, action_names
 from envs.atari_gymnasium import AtariGame
 from tests.unit.agents.a3c.reports import ROLLOUT_TAGS
@@ -220,6 +222,25 @@ def run(*arguments: object) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo, runners", [("impala", 1), ("appo", 0), ("ppo", 1)])
+def test_a_run_that_diverges_ends_with_one_line_that_names_a_tensor(algo, runners, tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "launch.rllib", "--algo", algo, "--env", "Breakout", "--head", "mlp",
+            "--env-runners", str(runners), "--envs-per-runner", "2", "--learning-rate", "1e25",
+            "--checkpoint-every", "100", "--evaluate-episodes", "0", "--run-dir", str(tmp_path / "run"),
+        ],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert re.search(r"the (parameter|gradient of) \S+ (is|was) not finite", line)
+    assert "a lower --learning-rate may help" in line
+    for path in list_checkpoints(tmp_path / "run" / "checkpoints"):
+        check_gradient(RLlibConfig(env="Breakout", head="mlp"), to_snapshot(Snapshot, load_checkpoint(path)))
 
 
 SMALL = (

@@ -104,12 +104,28 @@ def test_a_reward_that_is_not_finite_is_reported_and_not_clipped(reward, monkeyp
     assert report.not_finite is None and np.isfinite(gradient).all()
 
 
-def test_the_first_tensor_with_a_gradient_that_is_not_finite_is_named():
+def test_the_first_parameter_or_else_gradient_that_is_not_finite_is_named():
     worker = RolloutWorker(small(), 0)
     with torch.no_grad():
         worker.network.critic.weight[0, 3] = torch.inf
-    # The infinite value makes every gradient of the critic's inputs infinite.
-    assert worker.rollout(0, 0)[1].not_finite == "the gradient of convolutions.0.weight"
+    # The infinite value makes every gradient of the critic's inputs infinite. The parameter is the cause.
+    assert worker.rollout(0, 0)[1].not_finite == "the parameter critic.weight"
+    with torch.no_grad():
+        worker.network.critic.weight[0, 3] = 1e38
+        worker.network.lstm.bias_ih.fill_(1e5)  # so that the LSTM's outputs are 1
+    assert worker.rollout(0, 0)[1].not_finite.startswith("the gradient of ")
+
+
+@pytest.mark.parametrize("parameter", ["convolutions.0.weight", "lstm.bias_ih", "actor.bias"])
+def test_a_policy_that_has_diverged_plays_on_and_its_gradients_are_counted(parameter):
+    with LocalTraining(small(max_bad_updates=2)) as training:
+        training.advance()
+        training.server.network.get_parameter(parameter).data[0] = torch.nan
+        for _ in range(2):
+            training.advance()
+        assert training.drain().faults["not_finite"] == 2
+        with pytest.raises(TrainingError, match=f"the parameter {parameter} was not finite.*--learning-rate"):
+            training.advance()
 
 
 def test_a_run_whose_gradients_are_all_not_finite_ends_with_an_error(monkeypatch):

@@ -200,6 +200,16 @@ def test_a_start_of_another_shape_is_refused_in_one_line(policy, start):
     refused(policy, words, FRAMES, policy.initial_state(GAMES), start=start)
 
 
+@pytest.mark.parametrize("greedy", [True, False])
+@pytest.mark.parametrize("name", ["lstm.weight_ih", "actor.bias"])
+def test_a_policy_whose_weights_are_not_finite_is_refused_with_the_name_of_the_first(name, greedy):
+    network = ConvLSTM(4)
+    network.get_parameter(name).data[2] = torch.nan
+    diverged = Policy(network, AtariSettings("breakout"))
+    words = ["has diverged", f"its parameter {name} is not finite"]
+    refused(diverged, words, FRAMES, diverged.initial_state(GAMES), greedy=greedy)
+
+
 def refused(policy, words, *arguments, **settings):
     with pytest.raises(ValueError) as refusal:
         policy.act(*arguments, **settings)

@@ -13,7 +13,7 @@ from agents.continual.config import ContinualConfig
 from agents.continual.network import unflatten
 from agents.continual.tasks import shuffled
 from agents.continual.training import ContinualTraining, Snapshot
-from agents.errors import TrainingError
+from agents.errors import LOWER_RATE, TrainingError
 from agents.runs.checkpoints import load_newest
 from agents.runs.snapshots import to_snapshot
 from launch.experiments.run import save
@@ -354,7 +354,10 @@ def test_a_learning_rate_that_is_far_too_large_ends_training_with_seed_task_and_
     assert step > 0
     with pytest.raises(TrainingError) as failure:
         trained(config)
-    assert str(failure.value) == f"the loss of seed {seed} became {loss} in task 1 at step {step + 1}"
+    assert (
+        str(failure.value)
+        == f"the loss of seed {seed} became {loss} in task 1 at step {step + 1}; {LOWER_RATE}"
+    )
 
 
 def test_the_first_seed_that_sees_a_damaged_image_is_named_with_its_task_and_step(monkeypatch):
@@ -371,5 +374,5 @@ def test_the_first_seed_that_sees_a_damaged_image_is_named_with_its_task_and_ste
     train_task(training)
     with pytest.raises(TrainingError) as failure:
         train_task(training)
-    assert str(failure.value) == f"the loss of seed {seed} became nan in task 2 at step {first}"
+    assert str(failure.value) == f"the loss of seed {seed} became nan in task 2 at step {first}; {LOWER_RATE}"
     assert 1 < first < max(steps) and seed != config.seeds[0]

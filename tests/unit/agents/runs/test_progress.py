@@ -90,6 +90,33 @@ def test_on_a_terminal_the_line_is_cut_to_its_width_and_rewritten(clock, monkeyp
 
 def test_a_run_that_has_taken_more_steps_than_asked_for_has_no_time_left(clock, capsys):
     progress = Progress(1_000, frame_skip=4, env_steps=900)
-    clock[0] = 31.0
+    clock[0] = 30.0
+    progress.update(990, None)
+    clock[0] = 61.0
     progress.update(1_100, None)
     assert capsys.readouterr().out.rstrip().endswith("ETA 0:00")
+
+
+def test_a_resumed_run_has_its_speed_from_its_own_steps_and_none_while_its_workers_start(clock, capsys):
+    progress = Progress(2_000_000, frame_skip=4, env_steps=1_000_000)
+    steps = 1_000_000
+    for second in range(1, 101):
+        clock[0] = second
+        # Workers start for 65 s. Then each second brings 500 steps.
+        steps += 500 * (second > 65)
+        progress.update(steps, None)
+    assert capsys.readouterr().out.splitlines() == [
+        "1,000,000 / 2,000,000 steps  mean return -",
+        "1,000,000 / 2,000,000 steps  mean return -",
+        "1,012,500 / 2,000,000 steps  500 steps/s  2,000 frames/s  mean return -  ETA 32:55",
+    ]
+
+
+def test_a_run_that_takes_a_step_once_in_minutes_has_no_time_left_until_its_speed_is_known(clock, capsys):
+    progress = Progress(1_000, frame_skip=4, env_steps=0)
+    for second, steps in ((30, 0), (100, 10), (200, 10), (300, 20)):
+        clock[0] = second
+        progress.update(steps, None)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["0 / 1,000 steps  mean return -", *["10 / 1,000 steps  mean return -"] * 2]
+    assert lines[3].endswith("ETA 2:43:20")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from agents.errors import TrainingError
+from agents.errors import LOWER_RATE, TrainingError
 from agents.records import Record
 from agents.runs.checkpoints import load_newest
 from agents.runs.snapshots import to_snapshot
@@ -178,7 +178,7 @@ def test_a_loss_that_is_not_finite_ends_training_with_its_exact_step(rate, monke
     training = SupervisedTraining(config, NOWHERE, CPU)
     with pytest.raises(TrainingError) as failure:
         train(training)
-    assert str(failure.value) == f"the loss became {losses[step - 1]} at step {step}"
+    assert str(failure.value) == f"the loss became {losses[step - 1]} at step {step}; {LOWER_RATE}"
 
 
 def test_records_end_at_evaluations_and_at_the_end_and_evaluations_are_the_curve(data, monkeypatch):
