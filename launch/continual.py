@@ -7,7 +7,6 @@ tasks. Settings that are not given are the paper's, and its benchmark's for the 
 which keep their finished tasks, and --resume continues those that are not finished.
 """
 
-import sys
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar
 
@@ -29,7 +28,9 @@ class Arguments(ExperimentArguments):
     key: ClassVar[str] = "continual"
     config: ClassVar[Any] = ContinualConfig
 
-    benchmark: Annotated[str | None, tyro.conf.Positional] = None
+    benchmark: Annotated[
+        str | None, tyro.conf.Positional, tyro.conf.arg(metavar="BENCHMARK", help_behavior_hint="")
+    ] = None
     """split-mnist (5 tasks of 2 digits), split-cifar10 (5 of 2 classes) or split-cifar100 (20 of 5 classes)."""
     scenario: str = "task"
     """Incremental task, domain or class."""
@@ -51,6 +52,14 @@ class Arguments(ExperimentArguments):
     @property
     def subject(self) -> str | None:
         return self.benchmark
+
+    def first_preset(self) -> tuple[str, ContinualConfig]:
+        benchmark = self.benchmark or next(iter(BENCHMARKS))
+        check_known("benchmark", benchmark, BENCHMARKS)
+        method, layer = self.method.split(",")[0], self.layer.split(",")[0]
+        config = preset(benchmark, scenario=self.scenario, method=method, layer=layer, name=self.preset)
+        choices = {"scenario": self.scenario, "method": method, "layer": layer, "preset": self.preset}
+        return " ".join([benchmark, *(f"--{name} {choice}" for name, choice in choices.items())]), config
 
     def expand(self, argv: list[str]) -> dict[str, tuple[str, ContinualConfig]]:
         """Returns layers x methods x seeds."""
@@ -84,8 +93,7 @@ class Arguments(ExperimentArguments):
 
 def main() -> None:
     keep_writing()
-    arguments = tyro.cli(Arguments, prog=Arguments.program, description=__doc__)
-    raise SystemExit(experiment.main(arguments, sys.argv[1:]))
+    raise SystemExit(experiment.main(Arguments, __doc__))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import tyro
 from agents.runs.best import find_checkpoints
 from launch.command_line.errors import check_paths, fail
 from launch.command_line.output import keep_writing
+from launch.command_line.parsing import read_arguments
 from launch.results.evaluation import mark_best, results_of, show, table, write_csv
 from neurocoder.checks import check_at_least, check_fraction
 
@@ -92,7 +93,9 @@ class Arguments:
 
 def main() -> None:
     keep_writing()
-    arguments = tyro.cli(Arguments, prog="python -m launch.evaluate", description=__doc__)
+    arguments = read_arguments(
+        Arguments, sys.argv[1:], program="python -m launch.evaluate", description=__doc__
+    )
     try:
         arguments.check()
         checkpoints = [find_checkpoints(run, best=arguments.best) for run in arguments.runs]

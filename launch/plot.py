@@ -8,6 +8,7 @@ steps, its minutes of training and its mean return. Pauses before a --resume do 
 
 import csv
 import logging
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -17,6 +18,7 @@ import tyro
 
 from launch.command_line.errors import check_paths, fail
 from launch.command_line.output import keep_writing
+from launch.command_line.parsing import read_arguments
 from neurocoder.checks import check_at_least
 
 PAUSE = 120.0
@@ -99,7 +101,7 @@ def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 def main() -> None:
     keep_writing()
-    arguments = tyro.cli(Arguments, prog="python -m launch.plot", description=__doc__)
+    arguments = read_arguments(Arguments, sys.argv[1:], program="python -m launch.plot", description=__doc__)
     try:
         arguments.check()
         names = [run.resolve().name for run in arguments.runs]

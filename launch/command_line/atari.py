@@ -18,6 +18,7 @@ from agents.runs.recording import Recording
 from agents.stored_settings import read_settings
 from launch.command_line.errors import check_address, check_paths, fail, require_gpu, typed
 from launch.command_line.flags import given_flags, refuse_unused_layers
+from launch.command_line.parsing import read_arguments, read_known_arguments
 from launch.experiments.interruption import Interruption
 from launch.results.evaluation import show
 
@@ -84,11 +85,11 @@ def main(program: str, kind: type[RunArguments], description: str | None, *, gpu
 
 def parse(program: str, kind: type[Arguments], argv: list[str], description: str | None) -> Arguments:
     """Reads and checks the arguments. With --resume, the settings of the run are the defaults."""
-    # The first pass only finds the defaults. Errors and --help come from the second one.
-    first, _ = tyro.cli(kind, args=argv, prog=program, add_help=False, return_unknown_args=True)
+    # The first pass only finds the defaults.
+    first, _ = read_known_arguments(kind, argv, program=program)
     try:
         defaults = first.defaults() if first.resume is None else saved_arguments(program, first, first.resume)
-        arguments = tyro.cli(kind, args=argv, default=defaults, prog=program, description=description)
+        arguments = read_arguments(kind, argv, program=program, description=description, default=defaults)
         if arguments.resume is not None:
             if "--preset" in given_flags(argv):
                 raise ValueError("--preset: a resumed run has its own settings; leave it out with --resume")
