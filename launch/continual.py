@@ -15,9 +15,9 @@ import tyro
 from agents.continual.config import BENCHMARKS, ContinualConfig, ContinualSettings
 from agents.continual.presets import preset
 from launch.command_line import experiment
+from launch.command_line.command import command
 from launch.command_line.experiment import ExperimentArguments, Placement
 from launch.command_line.flags import parse_with_defaults, refuse_unused_layers
-from launch.command_line.output import keep_writing
 from launch.experiments.folder import seed_range
 from neurocoder.checks import check_at_least, check_known
 
@@ -91,8 +91,8 @@ class Arguments(ExperimentArguments):
         return config.benchmark, config.scenario
 
 
+@command
 def main() -> None:
-    keep_writing()
     raise SystemExit(experiment.main(Arguments, __doc__))
 
 

@@ -19,8 +19,8 @@ from typing import Annotated, Any
 import tyro
 
 from agents.runs.best import find_checkpoints
+from launch.command_line.command import command
 from launch.command_line.errors import check_paths, fail
-from launch.command_line.output import keep_writing
 from launch.command_line.parsing import read_arguments
 from launch.results.evaluation import mark_best, results_of, show, table, write_csv
 from neurocoder.checks import check_at_least, check_fraction
@@ -91,8 +91,8 @@ class Arguments:
             ) from error
 
 
+@command
 def main() -> None:
-    keep_writing()
     arguments = read_arguments(
         Arguments, sys.argv[1:], program="python -m launch.evaluate", description=__doc__
     )

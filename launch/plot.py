@@ -6,7 +6,6 @@ This writes the table pong.csv and the picture pong.png to docs/results. The tab
 steps, its minutes of training and its mean return. Pauses before a --resume do not count as training.
 """
 
-import csv
 import logging
 import sys
 from dataclasses import dataclass
@@ -16,9 +15,10 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import tyro
 
+from launch.command_line.command import command
 from launch.command_line.errors import check_paths, fail
-from launch.command_line.output import keep_writing
 from launch.command_line.parsing import read_arguments
+from launch.results.files import write_csv, write_picture
 from neurocoder.checks import check_at_least
 
 PAUSE = 120.0
@@ -99,8 +99,8 @@ def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
     return (sums[last] - sums[first]) / (last - first)
 
 
+@command
 def main() -> None:
-    keep_writing()
     arguments = read_arguments(Arguments, sys.argv[1:], program="python -m launch.plot", description=__doc__)
     try:
         arguments.check()
@@ -115,12 +115,15 @@ def main() -> None:
     except ValueError as error:
         fail(error)
     csv_file, picture = Path(f"{arguments.out}.csv"), Path(f"{arguments.out}.png")
-    with csv_file.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(("run", "agent_steps", "minutes", f"mean_return_of_{arguments.window}_games"))
-        for name, curve in curves.items():
-            for steps, minutes, mean_return in zip(*curve, strict=True):
-                table.writerow((name, steps, f"{minutes:.2f}", f"{mean_return:.2f}"))
+    write_csv(
+        csv_file,
+        ("run", "agent_steps", "minutes", f"mean_return_of_{arguments.window}_games"),
+        (
+            (name, steps, f"{minutes:.2f}", f"{mean_return:.2f}")
+            for name, curve in curves.items()
+            for steps, minutes, mean_return in zip(*curve, strict=True)
+        ),
+    )
     draw(curves, picture, window=arguments.window)
     print(f"wrote {csv_file} and {picture}")
 
@@ -143,7 +146,7 @@ def draw(curves: dict[str, Curve], path: Path, *, window: int) -> None:
     for panel in (by_steps, by_minutes):
         panel.grid(alpha=0.3)
     figure.legend(*by_steps.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
-    figure.savefig(path, dpi=130)
+    write_picture(path, figure, dpi=130)
     pyplot.close(figure)
 
 

@@ -16,9 +16,9 @@ from agents.flags import flag
 from agents.supervised.config import NETWORKS, SupervisedConfig, SupervisedSettings
 from agents.supervised.presets import preset
 from launch.command_line import experiment
+from launch.command_line.command import command
 from launch.command_line.experiment import ExperimentArguments, Placement
 from launch.command_line.flags import given_flags, parse_with_defaults, refuse_unused_layers
-from launch.command_line.output import keep_writing
 from launch.experiments.folder import seed_range
 from neurocoder.checks import check_positive
 
@@ -118,8 +118,8 @@ def without_usage(config: SupervisedConfig) -> SupervisedConfig:
     return replace(config, neurocoder=replace(settings, least_used=0))
 
 
+@command
 def main() -> None:
-    keep_writing()
     raise SystemExit(experiment.main(Arguments, __doc__))
 
 

@@ -24,9 +24,9 @@ from agents.errors import TrainingError
 from agents.runs.best import find_checkpoints
 from agents.runs.folder import RESULT, new_folder
 from agents.runs.recording import Recording
+from launch.command_line.command import command
 from launch.command_line.errors import check_address, check_paths, fail, typed
 from launch.command_line.flags import given_flags, refuse_unused_layers
-from launch.command_line.output import keep_writing
 from launch.command_line.parsing import HELP, read_arguments, read_known_arguments
 from launch.experiments.folder import make_runs, resumed_runs, seed_range
 from launch.experiments.interruption import Interruption
@@ -74,8 +74,8 @@ class Arguments:
             check_address(self.address)
 
 
+@command
 def main() -> None:
-    keep_writing()
     argv = sys.argv[1:]
     if not HELP.isdisjoint(argv):
         read_arguments(Arguments, argv, program=PROGRAM, description=__doc__)
@@ -92,10 +92,10 @@ def main() -> None:
     except ValueError as error:
         fail(error)
     print(f"run folder {sweep}   curves: tensorboard --logdir {shlex.quote(str(sweep))}", flush=True)
-    # Imported here: Ray takes seconds.
+    # Before Ray is imported, which takes seconds and loses a KeyboardInterrupt.
+    interruption = Interruption()
     from launch.experiments.tune_trial import run_on_tune
 
-    interruption = Interruption()
     try:
         run_on_tune(runs, interruption, address=arguments.address, retries=arguments.retries)
     except TrainingError as error:

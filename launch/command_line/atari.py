@@ -143,13 +143,14 @@ def fixed_settings(config: ActorCriticConfig) -> dict[str, object]:
 
 def carry_out(program: str, arguments: RunArguments) -> int:
     """Starts or resumes a run, and trains. Returns the exit status. Raises ValueError if it cannot start."""
+    # Before torch and Ray are imported, which takes seconds and loses a KeyboardInterrupt.
+    interruption = Interruption()
     from agents.errors import TrainingError
     from agents.runs.training import train
 
     config, address = arguments.config, arguments.address
     folder = arguments.resume or arguments.run_dir or new_folder(config.env, config.head)
     resume = typed(program, "--resume", folder, *(["--address", address] if address else []))
-    interruption = Interruption()
 
     def callback(env_steps: int, metrics: "Metrics | None") -> bool:
         if metrics is None and env_steps >= config.total_steps:

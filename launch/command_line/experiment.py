@@ -147,14 +147,19 @@ def main(kind: type[ExperimentArguments], description: str | None) -> int:
             changes = {}
     except ValueError as error:
         fail(error)
-    # Imported here, because torch takes seconds.
+    # Before torch is imported, which takes seconds and loses a KeyboardInterrupt.
+    interruption = Interruption()
     from launch.experiments.run import execute, prepare
 
     try:
-        prepare(runs[0], changes)
+        with interruption.raised():
+            prepare(runs[0], changes)
     except ValueError as error:
         fail(error)
-    return carry_out(arguments, experiment, runs, partial(execute, changes=changes))
+    except KeyboardInterrupt:
+        print(f"stopped; continue with {typed(arguments.program, '--resume', experiment)}")
+        return interruption.exit_status
+    return carry_out(arguments, experiment, runs, partial(execute, changes=changes), interruption)
 
 
 def new_runs(arguments: ExperimentArguments, argv: list[str]) -> tuple[Path, list[Path]]:
@@ -200,7 +205,13 @@ def resume(
     return runs, changes
 
 
-def carry_out(arguments: ExperimentArguments, experiment: Path, runs: list[Path], execute: Execute) -> int:
+def carry_out(
+    arguments: ExperimentArguments,
+    experiment: Path,
+    runs: list[Path],
+    execute: Execute,
+    interruption: Interruption,
+) -> int:
     """Does the runs and shows the results of the experiment. Returns the exit status."""
     # Imported here, because a wrong command line should be refused at once.
     from launch.results.experiment import conclude
@@ -209,7 +220,6 @@ def carry_out(arguments: ExperimentArguments, experiment: Path, runs: list[Path]
     print(
         f"run folder {experiment}   curves: tensorboard --logdir {shlex.quote(str(experiment))}", flush=True
     )
-    interruption = Interruption()
     try:
         if len(runs) == 1 and placement.address is None:
             failures = run_here(runs, execute, interruption)
@@ -220,7 +230,10 @@ def carry_out(arguments: ExperimentArguments, experiment: Path, runs: list[Path]
     except TrainingError as error:
         fail(error, status=1)
     interruption.release()
-    conclude(experiment)
+    try:
+        conclude(experiment)
+    except OSError as error:
+        failures[str(experiment)] = f"its tables and its picture cannot be written ({error}); make room"
     for name, failure in failures.items():
         print(f"error: {name}: {failure}", file=sys.stderr)
     if interruption.signal is not None:

@@ -7,11 +7,9 @@ curves.png      the curves, by label
 accuracy.csv    continual runs: the accuracy on each task after each task
 """
 
-import csv
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from agents.runs.folder import FAILED, RESULT
+from launch.results.files import write_csv, write_picture
 
 ABOUT = ("parameters", "steps", "seconds", "device")
 """Plain values of a result.json that each of its seeds has."""
@@ -113,14 +112,18 @@ def read_continual(result: dict[str, Any], about: dict[str, Any]) -> list[Outcom
 
 
 def conclude(experiment: Path) -> None:
-    """Writes the CSV files and the picture of an experiment, and prints its table. Does nothing without results."""
+    """Prints the table of an experiment, and writes its CSV files and its picture. Does nothing without results.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
     groups = read_groups(experiment)
     if not groups:
         return
+    print(f"\n{table(groups)}")
     write_tables(groups, experiment)
     if any(group.outcomes for group in groups):
         draw([group for group in groups if group.outcomes], experiment / "curves.png")
-    print(f"\n{table(groups)}")
 
 
 def write_tables(groups: list[Group], experiment: Path) -> None:
@@ -158,14 +161,6 @@ def write_tables(groups: list[Group], experiment: Path) -> None:
                 for i, accuracy in enumerate(row, start=1)
             ),
         )
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a CSV file with a header."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
 
 
 def x_name(groups: list[Group]) -> str:
@@ -221,5 +216,5 @@ def draw(groups: list[Group], path: Path) -> None:
         axes.set_yscale("log")
     axes.grid(alpha=0.3, which="both")
     figure.legend(loc="outside right upper", fontsize="small")
-    figure.savefig(path, dpi=120)
+    write_picture(path, figure, dpi=120)
     pyplot.close(figure)

@@ -1,5 +1,6 @@
 """Learning curves of runs as a table and a picture."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,17 @@ def test_runs_of_the_same_name_and_outputs_with_a_dot_are_kept_apart(tmp_path):
     rows = rows_of(tmp_path / "lr0.001.csv")
     assert [row["run"] for row in rows] == list(map(str, runs))
     assert (tmp_path / "lr0.001.png").exists()
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_earlier_table_as_it_was(tmp_path):
+    run = run_of(tmp_path / "Pong", [1.0])
+    (tmp_path / "out.csv").write_text("earlier")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+    try:
+        status, output, errors = in_this_process(main, run, "--out", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert (status, output) == (1, "")
+    assert errors == f"error: [Errno 27] File too large: '{tmp_path / 'out.csv'}'\n"
+    assert (tmp_path / "out.csv").read_text() == "earlier"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["Pong", "out.csv"]
