@@ -435,7 +435,8 @@ def test_data_that_are_missing_and_cannot_be_downloaded_are_named_and_no_run_is_
     assert process.returncode == 2 and output == ""
     assert all(other.startswith("downloading https://") for other in tried)
     assert line.startswith("error: mnist: cannot be downloaded from https://") and "--data-dir" in line
-    assert not (tmp_path / "runs").exists()
+    assert f"not found in {tmp_path / 'data' / 'mnist'}, " in line
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
