@@ -3,8 +3,8 @@
     python -m launch.continual split-mnist --scenario task --method adam,ewc --layer mlp,neurocoder --seeds 10
 
 Every layer, method and seed is a run, in a folder of its own. A single run trains in this process, several train as Ray
-tasks. Settings that are not given are the paper's, and its benchmark's for the method. Ctrl-C or SIGTERM ends runs,
-which keep their finished tasks, and --resume continues those that are not finished.
+tasks. Settings that are not given are the paper's, and its benchmark's for the method. Ctrl-C or SIGTERM ends runs
+with a last checkpoint, and --resume continues those that are not finished.
 """
 
 from dataclasses import dataclass, field, replace

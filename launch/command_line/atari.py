@@ -76,7 +76,7 @@ def main(program: str, kind: type[RunArguments], description: str | None, *, gpu
     arguments = parse(program, kind, sys.argv[1:], description)
     try:
         if getattr(arguments.config, gpus) and arguments.address is None:
-            require_gpu(flag(gpus))
+            require_gpu(flag(gpus), f"{flag(gpus)} 0")
         status = carry_out(program, arguments)
     except ValueError as error:
         fail(error)

@@ -67,7 +67,10 @@ class Placement:
             check_address(self.address)
             return "cuda" if self.gpus_per_run or self.device == "cuda" else "cpu"
         if self.device == "cuda" or self.gpus_per_run:
-            require_gpu("--device cuda" if self.device == "cuda" else "--gpus-per-run")
+            cuda = self.device == "cuda"
+            require_gpu(
+                *(("--device cuda", "--device cpu") if cuda else ("--gpus-per-run", "--gpus-per-run 0"))
+            )
             return "cuda"
         return "cuda" if self.device == "auto" and has_gpu() else "cpu"
 
