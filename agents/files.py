@@ -39,13 +39,16 @@ def write_json_atomically(path: Path, value: dict[str, Any] | list[Any]) -> None
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file. A reader sees the old or the new content, whole. Raises OSError."""
+    """Writes a file. A reader sees the old or the new content, whole. Raises OSError with the name of the file."""
     temporary = temporary_path(path)
     # A dead process that had our process id may have left one.
     temporary.unlink(missing_ok=True)
     try:
         write_durably(temporary, data)
         os.replace(temporary, path)
+    except OSError as error:
+        # Its own message has no name or that of the temporary file.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)

@@ -1,12 +1,30 @@
 """Downloads a file from the first mirror that has it, checked by its SHA-256."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 TIMEOUT = 20.0
 """Seconds a mirror may stay silent."""
+
+
+@contextmanager
+def folder_for_downloads(path: Path) -> Iterator[None]:
+    """Makes a folder and those above it. Where what follows fails, those that are new and empty are removed again.
+
+    Raises OSError if it cannot be made.
+    """
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for folder in new:
+                folder.rmdir()
+        raise
 
 
 def download(urls: Sequence[str], sha256: str, target: Path) -> None:

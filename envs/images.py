@@ -38,8 +38,11 @@ class DataSet:
     """Height and width in pixels."""
     subfolder: str
     """Folder of the files below the data folder. Those of CIFAR are the folders inside the archives."""
+    other_subfolders: tuple[str, ...]
+    """Where other programs keep the files below the data folder; "." is the data folder itself."""
     train: tuple[str, ...]
-    """Names of the files. MNIST: images and labels, as gzipped idx files. CIFAR: records of labels and pixels."""
+    """Names of the files. MNIST: images and labels, as idx files, gzipped or without .gz. CIFAR: records of labels
+    and pixels."""
     test: tuple[str, ...]
     label_bytes: int
     """Bytes of a record before its pixels, the last of which is the label; 0 for idx files. CIFAR-100 has a
@@ -58,6 +61,8 @@ DATA_SETS = {
         channels=1,
         size=28,
         subfolder="mnist",
+        # torchvision's, seen from two folders.
+        other_subfolders=("MNIST/raw", "raw", "."),
         train=("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
         test=("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
         label_bytes=0,
@@ -79,6 +84,7 @@ DATA_SETS = {
         channels=3,
         size=32,
         subfolder="cifar-10-batches-bin",
+        other_subfolders=(".",),
         train=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
         test=("test_batch.bin",),
         label_bytes=1,
@@ -93,6 +99,7 @@ DATA_SETS = {
         channels=3,
         size=32,
         subfolder="cifar-100-binary",
+        other_subfolders=(".",),
         train=("train.bin",),
         test=("test.bin",),
         label_bytes=2,
@@ -119,8 +126,9 @@ def data_folder(given: Path | None) -> Path:
 def ensure_files(name: str, folder: Path, *, download: bool = True) -> Path:
     """Returns the folder with the files of data set `name`, and downloads those that are missing.
 
-    That folder is `mnist`, `cifar-10-batches-bin` or `cifar-100-binary` below `folder`, or `folder` itself
-    if files are only there. Files that are there are not opened, so this is quick unless it downloads.
+    That folder is the first with any of the files: `mnist`, `cifar-10-batches-bin` or `cifar-100-binary` below
+    `folder`, torchvision's `MNIST/raw`, or `folder` itself. Files that are there are not opened, so this is quick
+    unless it downloads.
 
     Args:
         download: False refuses missing files.
@@ -132,28 +140,40 @@ def ensure_files(name: str, folder: Path, *, download: bool = True) -> Path:
         raise ValueError(f"data set {name!r} is unknown; use one of {', '.join(DATA_SETS)}")
     data_set = DATA_SETS[name]
     files = data_set.train + data_set.test
-    places = [folder / data_set.subfolder, folder]
+    places = [folder / name for name in (data_set.subfolder, *data_set.other_subfolders)]
     try:
-        place = next((p for p in places if any((p / file).is_file() for file in files)), places[0])
-        missing = [file for file in files if not (place / file).is_file()]
-        if missing and download:
-            _download(data_set, missing, place)
-            return place
+        place = next((p for p in places if any(_find(p, file) for file in files)), None)
+        missing = [file for file in files if place is None or _find(place, file) is None]
+        if not missing:
+            return place or places[0]
+        looked = ", ".join(map(str, places if place is None else [place]))
+        what = f"not found in {looked}: {', '.join(missing)}"
+        if any(file.endswith(".gz") for file in missing):
+            what += ", with or without .gz"
+        if not download:
+            raise ValueError(f"{name}: {what}; {_ADVICE}")
+        try:
+            _download(data_set, missing, place or places[0])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}; {what}; {_ADVICE}") from error
+        return place or places[0]
     except OSError as error:
         raise ValueError(
             f"{folder}: cannot be used as data folder ({_one_line(error)}); {_ADVICE}"
         ) from error
-    if missing:
-        others = f", nor are {len(missing) - 1} others of {name}" if missing[1:] else ""
-        raise ValueError(f"{place / missing[0]}: is not there{others}; {_ADVICE}")
-    return place
+
+
+def _find(place: Path, file: str) -> Path | None:
+    """Returns the path of a file, gzipped or not; None if it is not in the folder."""
+    paths = (place / file, place / file.removesuffix(".gz"))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def load(name: str, folder: Path, *, download: bool = True) -> tuple[ImageSet, ImageSet]:
     """Returns the training and the test set of data set `name`, with the fine labels of CIFAR-100.
 
-    Files are found or downloaded as in `ensure_files`. They may hold fewer images than the official ones,
-    or others.
+    Files are found or downloaded as in `ensure_files`. Those that were there may hold fewer images than the official
+    ones, or others, so their form is checked and not their SHA-256.
 
     Raises:
         ValueError: as for `ensure_files`, or a damaged file. The message is one line with the reason and
@@ -162,7 +182,9 @@ def load(name: str, folder: Path, *, download: bool = True) -> tuple[ImageSet, I
     place = ensure_files(name, folder, download=download)
     data_set = DATA_SETS[name]
     read = _read_records if data_set.label_bytes else _read_idx_pair
-    train, test = ([place / file for file in files] for files in (data_set.train, data_set.test))
+    train, test = (
+        [_find(place, file) or place / file for file in files] for files in (data_set.train, data_set.test)
+    )
     return read(data_set, train), read(data_set, test)
 
 
@@ -176,7 +198,7 @@ def _read_idx_pair(data_set: DataSet, paths: list[Path]) -> ImageSet:
 
 
 def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """Reads a gzipped idx file of bytes: (N, *shape) uint8.
+    """Reads an idx file of bytes: (N, *shape) uint8.
 
     Its header is 0x08 for bytes, the number of dimensions, and their sizes.
     """
@@ -238,17 +260,16 @@ def _one_line(error: Exception) -> str:
 
 def _download(data_set: DataSet, files: list[str], place: Path) -> None:
     """Downloads `files` into the folder `place`: all of them whole, or none. Raises ValueError, OSError."""
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=place) as name:
+    with (
+        downloads.folder_for_downloads(place),
+        tempfile.TemporaryDirectory(prefix=".download-", dir=place) as name,
+    ):
         scratch = Path(name)
         for offer, sha256 in data_set.downloads.items():
             archive = offer.endswith(".tar.gz")
             if archive or offer in files:
                 urls = [mirror + offer for mirror in data_set.mirrors]
-                try:
-                    downloads.download(urls, sha256, scratch / offer)
-                except ValueError as error:
-                    raise ValueError(f"{data_set.name}: {error}; {_ADVICE}") from error
+                downloads.download(urls, sha256, scratch / offer)
             if archive:
                 _unpack(data_set, scratch / offer, files)
         for file in files:
@@ -266,4 +287,4 @@ def _unpack(data_set: DataSet, archive: Path, files: list[str]) -> None:
                 with source, open(wanted.pop(member.name), "xb") as target:
                     shutil.copyfileobj(source, target)
     if wanted:
-        raise ValueError(f"{archive.name}: has no plain file {min(wanted)}; {_ADVICE}")
+        raise ValueError(f"{archive.name} has no plain file {min(wanted)}")

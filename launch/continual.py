@@ -3,11 +3,10 @@
     python -m launch.continual split-mnist --scenario task --method adam,ewc --layer mlp,neurocoder --seeds 10
 
 Every layer, method and seed is a run, in a folder of its own. A single run trains in this process, several train as Ray
-tasks. Settings that are not given are the paper's, and its benchmark's for the method. Ctrl-C or SIGTERM ends runs,
-which keep their finished tasks, and --resume continues those that are not finished.
+tasks. Settings that are not given are the paper's, and its benchmark's for the method. Ctrl-C or SIGTERM ends runs
+with a last checkpoint, and --resume continues those that are not finished.
 """
 
-import sys
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar
 
@@ -16,9 +15,9 @@ import tyro
 from agents.continual.config import BENCHMARKS, ContinualConfig, ContinualSettings
 from agents.continual.presets import preset
 from launch.command_line import experiment
+from launch.command_line.command import command
 from launch.command_line.experiment import ExperimentArguments, Placement
 from launch.command_line.flags import parse_with_defaults, refuse_unused_layers
-from launch.command_line.output import keep_writing
 from launch.experiments.folder import seed_range
 from neurocoder.checks import check_at_least, check_known
 
@@ -29,7 +28,9 @@ class Arguments(ExperimentArguments):
     key: ClassVar[str] = "continual"
     config: ClassVar[Any] = ContinualConfig
 
-    benchmark: Annotated[str | None, tyro.conf.Positional] = None
+    benchmark: Annotated[
+        str | None, tyro.conf.Positional, tyro.conf.arg(metavar="BENCHMARK", help_behavior_hint="")
+    ] = None
     """split-mnist (5 tasks of 2 digits), split-cifar10 (5 of 2 classes) or split-cifar100 (20 of 5 classes)."""
     scenario: str = "task"
     """Incremental task, domain or class."""
@@ -51,6 +52,14 @@ class Arguments(ExperimentArguments):
     @property
     def subject(self) -> str | None:
         return self.benchmark
+
+    def first_preset(self) -> tuple[str, ContinualConfig]:
+        benchmark = self.benchmark or next(iter(BENCHMARKS))
+        check_known("benchmark", benchmark, BENCHMARKS)
+        method, layer = self.method.split(",")[0], self.layer.split(",")[0]
+        config = preset(benchmark, scenario=self.scenario, method=method, layer=layer, name=self.preset)
+        choices = {"scenario": self.scenario, "method": method, "layer": layer, "preset": self.preset}
+        return " ".join([benchmark, *(f"--{name} {choice}" for name, choice in choices.items())]), config
 
     def expand(self, argv: list[str]) -> dict[str, tuple[str, ContinualConfig]]:
         """Returns layers x methods x seeds."""
@@ -82,10 +91,9 @@ class Arguments(ExperimentArguments):
         return config.benchmark, config.scenario
 
 
+@command
 def main() -> None:
-    keep_writing()
-    arguments = tyro.cli(Arguments, prog=Arguments.program, description=__doc__)
-    raise SystemExit(experiment.main(arguments, sys.argv[1:]))
+    raise SystemExit(experiment.main(Arguments, __doc__))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from typing import Annotated, Any
 import tyro
 
 from agents.runs.best import find_checkpoints
+from launch.command_line.command import command
 from launch.command_line.errors import check_output, check_paths, fail
-from launch.command_line.output import keep_writing
-from launch.results.evaluation import mark_best, results_of, show, table, write_csv
+from launch.command_line.parsing import read_arguments
+from launch.results.evaluation import mark_best, results_of, show, table, write_scores
 from neurocoder.checks import check_at_least, check_fraction
 
 
@@ -88,9 +89,11 @@ class Arguments:
             ) from error
 
 
+@command
 def main() -> None:
-    keep_writing()
-    arguments = tyro.cli(Arguments, prog="python -m launch.evaluate", description=__doc__)
+    arguments = read_arguments(
+        Arguments, sys.argv[1:], program="python -m launch.evaluate", description=__doc__
+    )
     try:
         arguments.check()
         checkpoints = [find_checkpoints(run, best=arguments.best) for run in arguments.runs]
@@ -147,7 +150,7 @@ def write(arguments: Arguments, results: list[dict[str, Any]]) -> None:
         if arguments.json is not None:
             arguments.json.write_text(json.dumps(results, indent=2) + "\n")
         if arguments.csv is not None:
-            write_csv(arguments.csv, results)
+            write_scores(arguments.csv, results)
     except OSError as error:
         fail(error, status=1)
 

@@ -16,8 +16,9 @@ from typing import Annotated
 
 import tyro
 
+from launch.command_line.command import command
 from launch.command_line.errors import check_output, check_paths, fail
-from launch.command_line.output import keep_writing
+from launch.command_line.parsing import read_arguments
 from launch.results.curves import RunCurves, read_curves, run_folders, write_table
 from launch.results.pictures import draw, panels_of
 from neurocoder.checks import check_at_least
@@ -55,9 +56,9 @@ class Arguments:
             check_output(file)
 
 
+@command
 def main() -> None:
-    keep_writing()
-    arguments = tyro.cli(Arguments, prog="python -m launch.plot", description=__doc__)
+    arguments = read_arguments(Arguments, sys.argv[1:], program="python -m launch.plot", description=__doc__)
     try:
         arguments.check()
     except ValueError as error:
@@ -66,11 +67,8 @@ def main() -> None:
     if not curves:
         more = f" (and {len(left_out) - 1} more)" if len(left_out) > 1 else ""
         fail(f"there is nothing to draw: {left_out[0]}{more}")
-    try:
-        write_table(curves, arguments.table)
-        draw(panels_of(curves), arguments.picture)
-    except OSError as error:
-        fail(error, status=1)
+    write_table(curves, arguments.table)
+    draw(panels_of(curves), arguments.picture)
     for reason in left_out:
         print(f"left out: {reason}", file=sys.stderr)
     print(f"wrote {arguments.table} and {arguments.picture}")

@@ -16,7 +16,7 @@ import tyro
 from agents.rllib.config import RLlibConfig
 from launch.command_line import atari
 from launch.command_line.atari import RunArguments
-from launch.command_line.output import keep_writing
+from launch.command_line.command import command
 
 PROGRAM = "python -m launch.rllib"
 
@@ -29,8 +29,8 @@ class Arguments(RunArguments[RLlibConfig]):
         return type(self)()
 
 
+@command
 def main() -> None:
-    keep_writing()
     atari.main(PROGRAM, Arguments, __doc__, gpus="gpus_per_learner")
 
 

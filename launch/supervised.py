@@ -7,7 +7,6 @@ Settings that are not given are the paper's for the task, network and layer. Ctr
 checkpoint, and --resume continues those that are not finished.
 """
 
-import sys
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar
 
@@ -17,9 +16,9 @@ from agents.flags import flag
 from agents.supervised.config import NETWORKS, SupervisedConfig, SupervisedSettings
 from agents.supervised.presets import preset
 from launch.command_line import experiment
+from launch.command_line.command import command
 from launch.command_line.experiment import ExperimentArguments, Placement
 from launch.command_line.flags import given_flags, parse_with_defaults, refuse_unused_layers
-from launch.command_line.output import keep_writing
 from launch.experiments.folder import seed_range
 from neurocoder.checks import check_positive
 
@@ -30,7 +29,9 @@ class Arguments(ExperimentArguments):
     key: ClassVar[str] = "supervised"
     config: ClassVar[Any] = SupervisedConfig
 
-    task: Annotated[str | None, tyro.conf.Positional] = None
+    task: Annotated[
+        str | None, tyro.conf.Positional, tyro.conf.arg(metavar="TASK", help_behavior_hint="")
+    ] = None
     """mnist, cifar10, cifar100, polynomials or algorithms."""
     network: str | None = None
     """The Main Network. mnist: linear, mlp; cifar: mlp, lenet, densenet, linear; polynomials: gru; algorithms: ntm."""
@@ -54,6 +55,13 @@ class Arguments(ExperimentArguments):
     @property
     def subject(self) -> str | None:
         return self.task
+
+    def first_preset(self) -> tuple[str, SupervisedConfig]:
+        task, layer = self.task or next(iter(NETWORKS)), self.layer.split(",")[0]
+        name = self.preset.split(",")[0] if self.preset else None
+        config = preset(task, network=self.network, layer=layer, name=name)
+        words = [task, "--network", config.network, "--layer", layer, *(["--preset", name] if name else [])]
+        return " ".join(words), config
 
     def expand(self, argv: list[str]) -> dict[str, tuple[str, SupervisedConfig]]:
         """Returns layers x presets x seeds."""
@@ -110,10 +118,9 @@ def without_usage(config: SupervisedConfig) -> SupervisedConfig:
     return replace(config, neurocoder=replace(settings, least_used=0))
 
 
+@command
 def main() -> None:
-    keep_writing()
-    arguments = tyro.cli(Arguments, prog=Arguments.program, description=__doc__)
-    raise SystemExit(experiment.main(arguments, sys.argv[1:]))
+    raise SystemExit(experiment.main(Arguments, __doc__))
 
 
 if __name__ == "__main__":

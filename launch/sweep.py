@@ -1,6 +1,6 @@
 """Trains A3C agents with many settings, as trials of Ray Tune, and compares them.
 
-    python -m launch.sweep --env Pong,Seaquest --head mlp,neurocoder --seeds 3 --lr 1e-4,7e-4 --workers 2
+    python -m launch.sweep --env Pong,Seaquest --head mlp,neurocoder --seeds 3 --learning-rate 1e-4,7e-4 --workers 2
     --total-steps 2_000_000
 
 Every combination is a run in a folder of its own, which launch.evaluate and launch.plot read like any other. Any
@@ -26,9 +26,10 @@ from agents.errors import TrainingError
 from agents.runs.best import find_checkpoints
 from agents.runs.folder import FAILED, RESULT, new_folder
 from agents.runs.recording import Recording
+from launch.command_line.command import command
 from launch.command_line.errors import check_address, check_paths, fail, typed
 from launch.command_line.flags import given_flags, refuse_unused_layers
-from launch.command_line.output import keep_writing
+from launch.command_line.parsing import HELP, read_arguments, read_known_arguments
 from launch.experiments.folder import make_runs, resumed_runs, seed_range
 from launch.experiments.interruption import Interruption
 from launch.results.sweep import conclude
@@ -45,7 +46,7 @@ class Arguments:
     """Games, separated by commas."""
     head: str = "mlp,neurocoder"
     """Output layers of the policy, separated by commas: mlp, neurocoder, hypernet, film, moe, nsm, lowrank."""
-    lr: str | None = None
+    learning_rate: str | None = None
     """Learning rates, separated by commas. Default: the preset's."""
     preset: str = "paper"
     """Settings where no flag gives one: paper or two-cores, as for launch.train."""
@@ -75,12 +76,12 @@ class Arguments:
             check_address(self.address)
 
 
+@command
 def main() -> None:
-    keep_writing()
     argv = sys.argv[1:]
-    arguments, common = tyro.cli(
-        Arguments, args=argv, prog=PROGRAM, description=__doc__, return_unknown_args=True
-    )
+    if not HELP.isdisjoint(argv):
+        read_arguments(Arguments, argv, program=PROGRAM, description=__doc__)
+    arguments, common = read_known_arguments(Arguments, argv, program=PROGRAM)
     try:
         arguments.check()
         check_paths(arguments)
@@ -96,10 +97,10 @@ def main() -> None:
         conclude(sweep)
         return
     print(f"run folder {sweep}   curves: tensorboard --logdir {shlex.quote(str(sweep))}", flush=True)
-    # Imported here: Ray takes seconds.
+    # Before Ray is imported, which takes seconds and loses a KeyboardInterrupt.
+    interruption = Interruption()
     from launch.experiments.tune_trial import run_on_tune
 
-    interruption = Interruption()
     try:
         run_on_tune(runs, interruption, address=arguments.address, retries=arguments.retries)
     except TrainingError as error:
@@ -153,7 +154,7 @@ def expand(arguments: Arguments, flags: list[str]) -> dict[str, A3CConfig]:
     """
     heads = arguments.head.split(",")
     refuse_unused_layers(flags, heads)
-    common = tyro.cli(A3CConfig, args=flags, default=preset(arguments.preset), prog=PROGRAM)
+    common = read_arguments(A3CConfig, flags, program=PROGRAM, default=preset(arguments.preset))
     if common.seed != A3CConfig.seed:
         raise ValueError(f"--seed {common.seed}: a sweep has --seeds from --first-seed on; give those")
     if common.workers == "auto":
@@ -161,9 +162,10 @@ def expand(arguments: Arguments, flags: list[str]) -> dict[str, A3CConfig]:
             "--workers auto takes the whole cluster for one run; give each run of a sweep a number"
         )
     try:
-        rates = [float(rate) for rate in arguments.lr.split(",")] if arguments.lr else [common.learning_rate]
+        given = arguments.learning_rate.split(",") if arguments.learning_rate else [common.learning_rate]
+        rates = [float(rate) for rate in given]
     except ValueError as error:
-        raise ValueError(f"--lr {arguments.lr}: {error}") from error
+        raise ValueError(f"--learning-rate {arguments.learning_rate}: {error}") from error
     configs: dict[str, A3CConfig] = {}
     seeds = seed_range(arguments.first_seed, arguments.seeds)
     for env, head, rate, seed in itertools.product(arguments.env.split(","), heads, rates, seeds):

@@ -15,7 +15,7 @@ from agents.a3c.config import A3CConfig
 from agents.a3c.presets import preset
 from launch.command_line import atari
 from launch.command_line.atari import RunArguments
-from launch.command_line.output import keep_writing
+from launch.command_line.command import command
 
 PROGRAM = "python -m launch.train"
 
@@ -30,8 +30,8 @@ class Arguments(RunArguments[A3CConfig]):
         return type(self)(config=preset(self.preset))
 
 
+@command
 def main() -> None:
-    keep_writing()
     atari.main(PROGRAM, Arguments, __doc__, gpus="gpus_per_worker")
 
 

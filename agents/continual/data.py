@@ -21,7 +21,7 @@ from agents.continual.tasks import CLASSES_PER_TASK, Split, TaskStream, mnist_fe
 from agents.files import write_atomically
 from agents.image_scales import SCALES
 from envs import images
-from envs.downloads import download
+from envs.downloads import download, folder_for_downloads
 from neurocoder.networks.resnet import ResNet18, ResNet18Trunk
 
 # torchvision's network for ImageNet.
@@ -137,8 +137,8 @@ def find_extractor(data: Path) -> Extractor:
         return Extractor("ResNet-18 trunk to layer3, 256 features", _frozen(to_layer3), _sha256(trunk))
     if not official.is_file():
         try:
-            official.parent.mkdir(parents=True, exist_ok=True)
-            download([OFFICIAL_URL], OFFICIAL_SHA256, official)
+            with folder_for_downloads(official.parent):
+                download([OFFICIAL_URL], OFFICIAL_SHA256, official)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"{official}: is not there; it {error}; put torchvision's {OFFICIAL} there"

@@ -65,13 +65,13 @@ class Regularizer:
         """
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Returns all that the next tasks need, between two tasks. Empty before the first task has ended."""
+        """Returns all that the next steps need. Empty before there is anything of that kind."""
         if self.anchor is None:
             return {}
         return {"importance": self.anchor.importance, "parameters": self.anchor.parameters}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.anchor = Anchor(state["importance"], state["parameters"]) if state else None
+        self.anchor = Anchor(state["importance"], state["parameters"]) if "importance" in state else None
 
 
 class L2(Regularizer):
@@ -154,8 +154,13 @@ class SI(Regularizer):
         self._start = self._omega = None
 
     def state_dict(self) -> dict[str, Tensor]:
-        assert self._start is None, "within a task the state is more than the anchor"
-        return super().state_dict()
+        if self._start is None or self._omega is None:
+            return super().state_dict()
+        return super().state_dict() | {"start": self._start, "omega": self._omega}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        self._start, self._omega = state.get("start"), state.get("omega")
 
 
 REGULARIZERS: dict[str, type[Regularizer]] = {"l2": L2, "ewc": EWC, "online-ewc": OnlineEWC, "si": SI}

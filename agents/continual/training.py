@@ -24,6 +24,7 @@ from agents.errors import LOWER_RATE, TrainingError
 from agents.freed_memory import keep_freed_memory
 from agents.optimizer_state import load_optimizer_state, optimizer_state
 from agents.records import Record
+from agents.stopping import ShouldStop, Stopped, never, raise_if
 from neurocoder.output_layers import parameter_count
 
 # Steps between two records. A record reads the losses, which waits for the device.
@@ -32,9 +33,11 @@ RECORD_EVERY = 50
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that a run needs to continue with its next task."""
+    """All that a run needs to continue, between two tasks or within one."""
 
     tasks_done: int
+    task_step: int
+    """Steps taken of the task in progress."""
     seconds: float
     """Time spent on training and evaluation."""
     theta: Tensor  # (S, n)
@@ -42,6 +45,7 @@ class Snapshot:
     regularizer: dict[str, Tensor]
     accuracy: Tensor  # (S, T, T), R[t, i] of the tasks done
     untrained: Tensor  # (S, T), accuracies before the first task
+    losses: Tensor  # (steps since the last record, S)
 
     @property
     def step(self) -> int:
@@ -55,20 +59,24 @@ class Snapshot:
             "optimizer": self.optimizer,
             "regularizer": self.regularizer,
             "accuracy": {"accuracy": self.accuracy, "untrained": self.untrained},
+            "losses": {"losses": self.losses},
         }
-        return tensors, {"seconds": self.seconds}
+        return tensors, {"seconds": self.seconds, "task_step": self.task_step}
 
     @classmethod
     def from_parts(cls, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Self:
         """The inverse of `parts`. Raises KeyError if something is missing."""
         return cls(
             tasks_done=step,
+            # Earlier versions saved between two tasks only.
+            task_step=state.get("task_step", 0),
             seconds=state["seconds"],
             theta=tensors["parameters"]["theta"],
             optimizer=tensors["optimizer"],
             regularizer=tensors["regularizer"],
             accuracy=tensors["accuracy"]["accuracy"],
             untrained=tensors["accuracy"]["untrained"],
+            losses=tensors["losses"]["losses"] if "losses" in tensors else torch.empty(0),
         )
 
 
@@ -97,15 +105,17 @@ class ContinualTraining:
         self.optimizer = build_optimizer(config, self.theta)
         self.regularizer = REGULARIZERS.get(config.method, Regularizer)(config.strength)
         self.tasks_done, self.seconds = 0, 0.0
-        # Steps of the task in progress, and its batches that are left.
+        # Steps of the task in progress, its batches that are left, and the losses (S,) since the last record.
         self.task_step = 0
-        self._batches: Iterator[Split] = iter(())
+        self._batches: Iterator[Split] | None = None
+        self._new_losses: list[Tensor] = []
         tasks = len(stream.tasks)
         if snapshot is None:
             self.accuracy = torch.zeros(len(rows), tasks, tasks, dtype=torch.float64)
-            self.untrained = self._evaluate()
+            self.untrained = self._evaluate(never)
         else:
-            self.tasks_done, self.seconds = snapshot.tasks_done, snapshot.seconds
+            self.tasks_done, self.task_step = snapshot.tasks_done, snapshot.task_step
+            self.seconds, self._new_losses = snapshot.seconds, list(snapshot.losses.to(device))
             self.accuracy, self.untrained = snapshot.accuracy, snapshot.untrained
             self.theta.data.copy_(snapshot.theta)
             load_optimizer_state(self.optimizer, snapshot.optimizer)
@@ -116,8 +126,8 @@ class ContinualTraining:
         return self.tasks_done == len(self.stream.tasks)
 
     @property
-    def can_be_saved(self) -> bool:
-        """Whether no task is in progress. A run that stops within a task repeats that task."""
+    def is_save_point(self) -> bool:
+        """Whether a checkpoint may be written now only because it is time for one. It is between two tasks."""
         return self.task_step == 0
 
     @property
@@ -125,41 +135,54 @@ class ContinualTraining:
         """Optimiser steps since the start of the run."""
         return sum(map(self._steps, self.stream.tasks[: self.tasks_done])) + self.task_step
 
-    def advance(self) -> Record:
+    def advance(self, should_stop: ShouldStop = never) -> Record | None:
         """Trains up to the next record: RECORD_EVERY steps, or the end of the task, which is then evaluated.
+
+        Returns None if it has stopped before, after a step or amid an evaluation. The next call goes on there.
 
         Raises:
             TrainingError: a loss that is not a number, with its seed, task and step.
         """
         started = time.perf_counter()
         task = self.stream.tasks[self.tasks_done]
-        if self.task_step == 0:
-            if self.config.reset_optimizer:
+        if self._batches is None:
+            if self.config.reset_optimizer and self.task_step == 0:
                 self.optimizer = build_optimizer(self.config, self.theta)
-            self._batches = self._draw_batches(task)
-        losses = [self._step(task, batch) for batch in itertools.islice(self._batches, RECORD_EVERY)]
-        self.task_step += len(losses)
-        loss, steps, tasks = self._check_finite(losses), self._steps(task), len(self.stream.tasks)
-        scalars = {"losses/task": loss}
-        progress = (
-            f"task {self.tasks_done + 1} of {tasks}  step {self.task_step:,} / {steps:,}  loss {loss:.4g}"
-        )
-        if self.task_step == steps:
-            scalars |= self._end_task(task)
-        self.seconds += time.perf_counter() - started
+            self._batches = itertools.islice(self._draw_batches(task), self.task_step, None)
+        steps, tasks = self._steps(task), len(self.stream.tasks)
+        end = min(self.task_step - len(self._new_losses) + RECORD_EVERY, steps)
+        try:
+            while self.task_step < end:
+                raise_if(should_stop)
+                self._new_losses.append(self._step(task, next(self._batches)))
+                self.task_step += 1
+            loss = self._check_finite()
+            scalars = {"losses/task": loss}
+            progress = (
+                f"task {self.tasks_done + 1} of {tasks}  step {self.task_step:,} / {steps:,}  loss {loss:.4g}"
+            )
+            if self.task_step == steps:
+                scalars |= self._end_task(task, should_stop)
+        except Stopped:
+            self._check_finite()
+            return None
+        finally:
+            self.seconds += time.perf_counter() - started
+        self._new_losses.clear()
         return Record(self.step, scalars, progress)
 
     def snapshot(self) -> Snapshot:
-        """Returns the state between two tasks."""
-        assert self.can_be_saved, "a task is in progress"
+        """Returns the state between two steps. A run that continues from it is bit by bit the same run."""
         return Snapshot(
             self.tasks_done,
+            self.task_step,
             self.seconds,
             self.theta.detach(),
             optimizer_state(self.optimizer),
             self.regularizer.state_dict(),
             self.accuracy,
             self.untrained,
+            torch.stack(self._new_losses) if self._new_losses else torch.empty(0),
         )
 
     def result(self) -> dict[str, Any]:
@@ -193,12 +216,15 @@ class ContinualTraining:
             for chosen in torch.stack(orders).to(self.device).split(config.batch_size, dim=1):  # (S, B)
                 yield Split(train.x[chosen], train.labels[chosen])
 
-    def _end_task(self, task: Task) -> dict[str, float]:
-        """Fixes the penalty for the tasks to come, and evaluates. Returns values for the curves, by tag."""
-        fisher = self._fisher(task) if self.regularizer.uses_fisher else None
+    def _end_task(self, task: Task, should_stop: ShouldStop) -> dict[str, float]:
+        """Evaluates, and fixes the penalty for the tasks to come. Returns values for the curves, by tag.
+
+        Raises Stopped before the next batch if the run should stop. Then nothing has changed.
+        """
+        fisher = self._fisher(task, should_stop) if self.regularizer.uses_fisher else None
+        self.accuracy[:, self.tasks_done] = self._evaluate(should_stop)
         self.regularizer.end_task(self.theta.detach(), fisher)
-        self.accuracy[:, self.tasks_done] = self._evaluate()
-        self.tasks_done, self.task_step = self.tasks_done + 1, 0
+        self.tasks_done, self.task_step, self._batches = self.tasks_done + 1, 0, None
         # (S, tasks seen) -> (tasks seen,)
         seen = self.accuracy[:, self.tasks_done - 1, : self.tasks_done].mean(dim=0)
         by_task = {f"accuracy/task_{i}": accuracy for i, accuracy in enumerate(seen.tolist(), start=1)}
@@ -235,29 +261,34 @@ class ContinualTraining:
             return loss.unsqueeze(0), extra.unsqueeze(0)
         return vmap(seed_losses)(self.theta, batch.x, batch.labels)
 
-    def _fisher(self, task: Task) -> Tensor:
-        """Computes the diagonal Fisher information of the task just learnt, (S, n)."""
+    def _fisher(self, task: Task, should_stop: ShouldStop) -> Tensor:
+        """Computes the diagonal Fisher information of the task just learnt, (S, n). Raises Stopped."""
+
+        def logits(x: Tensor) -> Tensor:
+            raise_if(should_stop)
+            return self.network.logits(x, task.head)[:, : task.answers]
+
         rows = []
         for theta in self.theta.detach():
             self._load(theta)
-            squares = diagonal_fisher(
-                self.network,
-                task.train.x,
-                logits=lambda x: self.network.logits(x, task.head)[:, : task.answers],
-            )
+            squares = diagonal_fisher(self.network, task.train.x, logits=logits)
             rows.append(torch.cat([square.flatten() for square in squares.values()]))
             # The mean of (g + o)^2 over samples. o is their common orthogonality gradient.
             if self._as_released:
-                mean, common = self._gradients(theta, task)
+                mean, common = self._gradients(theta, task, should_stop)
                 rows[-1] += 2 * common * mean + common.square()
         return torch.stack(rows)
 
-    def _gradients(self, theta: Tensor, task: Task) -> tuple[Tensor, Tensor]:
-        """Computes two gradients (n,): of -log p(likeliest label), mean over the samples, and of the extra loss."""
+    def _gradients(self, theta: Tensor, task: Task, should_stop: ShouldStop) -> tuple[Tensor, Tensor]:
+        """Computes two gradients (n,): of -log p(likeliest label), mean over the samples, and of the extra loss.
+
+        Raises Stopped.
+        """
         theta = theta.clone().requires_grad_()
         parameters, mean = unflatten(self.network, theta), torch.zeros_like(theta)
         extra = theta.new_zeros(())
         for x in task.train.x.split(2048):
+            raise_if(should_stop)
             logits, extra = functional_call(self.network, parameters, (x, task.head))
             logits = logits[:, : task.answers]
             loss = F.cross_entropy(logits, logits.argmax(-1), reduction="sum") / len(task.train.x)
@@ -277,13 +308,14 @@ class ContinualTraining:
         return released and config.method in ("l2", "ewc", "online-ewc")
 
     @torch.no_grad()
-    def _evaluate(self) -> Tensor:
-        """Computes accuracies on the tests of all tasks, (S, T) in percent, each by its own head."""
+    def _evaluate(self, should_stop: ShouldStop) -> Tensor:
+        """Computes accuracies on the tests of all tasks, (S, T) in percent, each by its own head. Raises Stopped."""
         rows = []
         for theta in self.theta:
             self._load(theta)
             shares = []
             for task in self.stream.tasks:
+                raise_if(should_stop)
                 logits = self.network.logits(task.test.x, task.head)[:, : self._answers(task)]
                 shares.append((logits.argmax(-1) == task.test.labels).double().mean())
             rows.append(torch.stack(shares))
@@ -296,15 +328,17 @@ class ContinualTraining:
     def _load(self, theta: Tensor) -> None:
         torch.nn.utils.vector_to_parameters(theta.detach(), self.network.parameters())
 
-    def _check_finite(self, losses: list[Tensor]) -> float:
-        """Returns the mean of the losses (S,) of the latest steps. Raises TrainingError if it is not a number."""
-        stacked = torch.stack(losses)  # (steps, S)
+    def _check_finite(self) -> float:
+        """Returns the mean loss since the last record, 0 without a step. Raises TrainingError if it is not a number."""
+        if not self._new_losses:
+            return 0.0
+        stacked = torch.stack(self._new_losses)  # (steps, S)
         wrong = (~stacked.isfinite()).nonzero()
         if len(wrong):
             row, column = wrong[0].tolist()
             raise TrainingError(
                 f"the loss of seed {self.config.seeds[column]} became {stacked[row, column].item()} "
-                f"in task {self.tasks_done + 1} at step {self.task_step - len(losses) + row + 1}; {LOWER_RATE}"
+                f"in task {self.tasks_done + 1} at step {self.task_step - len(self._new_losses) + row + 1}; {LOWER_RATE}"
             )
         return stacked.mean().item()
 

@@ -2,10 +2,7 @@
 
 import gc
 import math
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,58 +10,25 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from agents.actor_critic.training import Metrics
+from agents.runs.curve_file import CurveFile
 
 
-@cache
-def _silence_writer_threads() -> None:
-    """Suppresses the tracebacks of TensorBoard's writer threads.
-
-    Each error is raised again in the thread that adds points. This lasts until the process ends. A thread
-    whose disk was full may fail once more after its curves are closed.
-    """
-    print_exception = threading.excepthook
-
-    def print_unless_writer(arguments: threading.ExceptHookArgs) -> None:
-        if type(arguments.thread).__name__ != "_AsyncWriterThread":
-            print_exception(arguments)
-
-    threading.excepthook = print_unless_writer
-
-
-class Curves:
-    """The curves of one run. On a full disk there is a warning, and points are lost until a `flush` can write again."""
+class Curves(CurveFile):
+    """The curves of one Atari run."""
 
     def __init__(self, folder: Path, *, frame_skip: int, env_steps: int, warn: Callable[[str], None]):
         """
         Args:
-            env_steps: the step count that the run starts from. Points that an earlier process wrote beyond
-                it are hidden.
+            env_steps: the step count that the run starts from.
             warn: is called with one line when curves cannot be written.
         """
-        _silence_writer_threads()
-        self.folder, self.frame_skip, self.warn = folder, frame_skip, warn
-        # Broken until the file is open.
-        self.broken = True
-        with self._losing_points():
-            self._open(purge_step=env_steps + 1)
-
-    def _open(self, purge_step: int | None = None) -> None:
-        self.writer = SummaryWriter(str(self.folder), purge_step=purge_step)
-        self.broken = False
-
-    @contextmanager
-    def _losing_points(self) -> Iterator[None]:
-        """Reports a failed write. Nothing more is written to that file, because half a point may stand at its end."""
-        try:
-            yield
-        except OSError as error:
-            self.broken = True
-            self.warn(f"curves cannot be written to {self.folder} ({error}); points are lost until they can")
+        super().__init__(folder, step=env_steps, warn=warn)
+        self.frame_skip = frame_skip
 
     def describe(self, settings: dict[str, Any]) -> None:
         """Writes a page under the tab Text: what the x axis means, and every setting."""
         rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
-        self._add(
+        self.add(
             SummaryWriter.add_text,
             "run",
             f"The x axis is agent steps; emulator frames = {self.frame_skip} x steps. Returns are the games' own scores, "
@@ -74,8 +38,8 @@ class Curves:
     def write(self, metrics: Metrics, steps_per_second: float) -> None:
         """Writes a point of every curve, and two for every game that has ended."""
         for step, episode in metrics.episodes:
-            self._add(SummaryWriter.add_scalar, "charts/episodic_return", episode.score, step)
-            self._add(SummaryWriter.add_scalar, "charts/episodic_length", episode.length, step)
+            self.add(SummaryWriter.add_scalar, "charts/episodic_return", episode.score, step)
+            self.add(SummaryWriter.add_scalar, "charts/episodic_length", episode.length, step)
         scalars: dict[str, float | None] = {"updates/workers": metrics.workers}
         scalars |= {f"faults/{name}": count for name, count in metrics.faults.items()}
         if metrics.scalars:
@@ -94,7 +58,7 @@ class Curves:
         for tag, value in scalars.items():
             if value is None:
                 continue
-            self._add(SummaryWriter.add_scalar, tag, value, metrics.env_steps)
+            self.add(SummaryWriter.add_scalar, tag, value, metrics.env_steps)
 
     def write_evaluation(self, evaluation: dict[str, Any]) -> None:
         """Writes the points of an evaluation, which is what `agents.runs.evaluation.evaluate` gives."""
@@ -105,38 +69,20 @@ class Curves:
         }
         for tag, value in scalars.items():
             if value is not None:
-                self._add(SummaryWriter.add_scalar, tag, value, evaluation["env_steps"])
+                self.add(SummaryWriter.add_scalar, tag, value, evaluation["env_steps"])
 
     def write_precisions(self, precisions: dict[str, str], env_steps: int) -> None:
         """Writes a line under the tab Text for each kind of node that workers compute on."""
         rows = "\n".join(f"| {kind} | {precision} |" for kind, precision in precisions.items())
-        self._add(
+        self.add(
             SummaryWriter.add_text, "precision", f"| kind of node | precision |\n|---|---|\n{rows}", env_steps
         )
 
     def write_attention(self, attention: np.ndarray, env_steps: int) -> None:
         """Writes a picture of the mean attention (3, H, P)."""
-        self._add(SummaryWriter.add_figure, "program/attention", draw_attention(attention), env_steps)
+        self.add(SummaryWriter.add_figure, "program/attention", draw_attention(attention), env_steps)
         # A figure of 2 MB refers to itself. Without this call, Python would free it only many pictures later.
         gc.collect()
-
-    def flush(self) -> None:
-        """Writes all points to the disk. A disk that was full is tried again."""
-        with self._losing_points():
-            if self.broken:
-                self._open()
-            self.writer.flush()
-
-    def close(self) -> None:
-        with self._losing_points():
-            if not self.broken:
-                self.writer.close()
-
-    def _add(self, method: Callable[..., None], *point: Any) -> None:
-        """Adds a point by a method of `SummaryWriter`, unless the file has failed."""
-        with self._losing_points():
-            if not self.broken:
-                method(self.writer, *point)
 
 
 def draw_attention(attention: np.ndarray) -> Any:

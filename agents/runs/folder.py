@@ -18,6 +18,7 @@ import re
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Self
@@ -43,8 +44,10 @@ def _take_lock(path: Path) -> int:
     lock = os.open(path / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(lock, 0)
-        os.write(lock, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
+        # The lock holds without the name of its owner, for which a full disk may have no room.
+        with suppress(OSError):
+            os.ftruncate(lock, 0)
+            os.write(lock, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
     except BlockingIOError as error:
         owner = os.read(lock, 200).decode(errors="replace").strip()
         os.close(lock)
@@ -97,8 +100,14 @@ class RunFolder:
         if reason is not None:
             folder.close()
             raise RunFolderError(f"{path}: {reason} or name another --run-dir")
-        # A run that ended before its first checkpoint has left this folder.
-        folder.checkpoints.mkdir(exist_ok=True)
+        try:
+            # A run that ended before its first checkpoint has left this folder.
+            folder.checkpoints.mkdir(exist_ok=True)
+        except OSError as error:
+            folder.close()
+            raise RunFolderError(
+                f"{path}: cannot make a run folder ({error}); name another --run-dir"
+            ) from error
         return folder
 
     @classmethod

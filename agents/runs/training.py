@@ -90,7 +90,12 @@ def train(
         print(f"one step is {config.game().frame_skip} emulator frames", flush=True)
         with AtariRun(run_folder, config, recording, snapshot, address=address) as run:
             stopped = bool(callback(run.recorder.env_steps, None))
-            describe(run_folder, config, recording, weights_of)
+            try:
+                describe(run_folder, config, recording, weights_of)
+            except OSError as error:
+                if not resume:
+                    raise TrainingError(f"{error}; make room and start again") from error
+                _warn(f"{error}; the settings of the run so far stay in config.json")
             stopped = _train(run, callback) if not stopped else True
             checkpoint = run.finish()
             stopped = stopped or _await_evaluation(run, callback)

@@ -15,6 +15,7 @@ from agents.freed_memory import keep_freed_memory
 from agents.optimizer_state import load_optimizer_state, optimizer_state
 from agents.records import Record
 from agents.seeding import mixed_seed
+from agents.stopping import ShouldStop, Stopped, never, raise_if
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.cuda_graphs import Differentiate, GraphedGradients, can_be_graphed
 from agents.supervised.network import build_network
@@ -38,6 +39,8 @@ class Snapshot:
     parameters: dict[str, Tensor]
     """The network's parameters and buffers."""
     optimizer: dict[str, Tensor]
+    losses: dict[str, Tensor]
+    """Losses of steps: "task" since the last evaluation, "extra" since the last record."""
 
     def parts(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Returns what a checkpoint holds: tensors by group and name, and plain values."""
@@ -46,7 +49,8 @@ class Snapshot:
             "curve": self.curve,
             "metric": self.curve[-1][1] if self.curve else None,
         }
-        return {"parameters": self.parameters, "optimizer": self.optimizer}, state
+        tensors = {"parameters": self.parameters, "optimizer": self.optimizer, "losses": self.losses}
+        return tensors, state
 
     @classmethod
     def from_parts(cls, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Self:
@@ -57,14 +61,16 @@ class Snapshot:
             curve=[(evaluated, metric) for evaluated, metric in state["curve"]],
             parameters=tensors["parameters"],
             optimizer=tensors["optimizer"],
+            # Earlier versions had none, because they saved between two records.
+            losses=tensors.get("losses", {"task": torch.empty(0), "extra": torch.empty(0)}),
         )
 
 
 class SupervisedTraining:
     """One run: `advance` until `finished`."""
 
-    # Between any two records.
-    can_be_saved = True
+    is_save_point = True
+    """Whether a checkpoint may be written now only because it is time for one. It can be at every step."""
 
     def __init__(
         self, config: SupervisedConfig, data: Path, device: torch.device, snapshot: Snapshot | None = None
@@ -87,47 +93,66 @@ class SupervisedTraining:
         self.optimizer = build_optimizer(config, self.network)
         self.step, self.seconds = 0, 0.0
         self.curve: list[tuple[int, float]] = []
-        # Losses of the task since the last evaluation.
+        # Losses of the task since the last evaluation, and extra losses since the last record.
         self._losses: list[Tensor] = []
+        self._extra_losses: list[Tensor] = []
         if snapshot is not None:
             self.step, self.seconds, self.curve = snapshot.step, snapshot.seconds, list(snapshot.curve)
             self.network.load_state_dict(snapshot.parameters)
             load_optimizer_state(self.optimizer, snapshot.optimizer)
+            self._losses = list(snapshot.losses["task"].to(device))
+            self._extra_losses = list(snapshot.losses["extra"].to(device))
 
     @property
     def finished(self) -> bool:
-        return self.step >= self.task.steps
+        return self._evaluated >= self.task.steps
+
+    @property
+    def _evaluated(self) -> int:
+        """The step of the last evaluation."""
+        return self.curve[-1][0] if self.curve else 0
 
     @property
     def larger_is_better(self) -> bool:
         return self.task.larger_is_better
 
-    def advance(self) -> Record:
+    def advance(self, should_stop: ShouldStop = never) -> Record | None:
         """Trains up to the next record: an evaluation, the end, or RECORD_EVERY steps.
+
+        Returns None if it has stopped before, after a step or amid an evaluation. The next call goes on there.
 
         Raises:
             TrainingError: a loss that is not a number, with its step.
         """
         every = self.task.evaluate_every
-        evaluation = min((self.step // every + 1) * every, self.task.steps)
-        end = min(self.step + RECORD_EVERY, evaluation)
-        started, first = time.perf_counter(), self.step
-        task_losses, extra_losses, inputs = [], [], 0
-        while self.step < end:
+        evaluation = min((self._evaluated // every + 1) * every, self.task.steps)
+        first = self.step - len(self._extra_losses)
+        end = min(first + RECORD_EVERY, evaluation)
+        started, inputs = time.perf_counter(), 0
+        while self.step < end and not should_stop():
             loss, extra, count = self.train_step()
-            task_losses.append(loss)
-            extra_losses.append(extra)
+            self._losses.append(loss)
+            self._extra_losses.append(extra)
             inputs += count
-        losses = {"task": torch.stack(task_losses), "extra": torch.stack(extra_losses)}
-        self._check_finite(first, losses["task"])
+        self._check_finite(first)
         seconds = time.perf_counter() - started
         self.seconds += seconds
-        self._losses.append(losses["task"])
-        scalars = {f"losses/{name}": values.mean().item() for name, values in losses.items()}
-        scalars["charts/learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        scalars["charts/samples_per_second"] = inputs / seconds
+        if self.step < end:
+            return None
+        scalars = {
+            "losses/task": torch.stack(self._losses[first - end :]).mean().item(),
+            "losses/extra": torch.stack(self._extra_losses).mean().item(),
+            "charts/learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+        # A run that has stopped amid an evaluation goes on without a step.
+        if inputs:
+            scalars["charts/samples_per_second"] = inputs / seconds
         if end == evaluation:
-            scalars[f"charts/{self.task.metric}"] = self._evaluate()
+            try:
+                scalars[f"charts/{self.task.metric}"] = self._evaluate(should_stop)
+            except Stopped:
+                return None
+        self._extra_losses.clear()
         return Record(end, scalars, self._progress(scalars))
 
     def train_step(self) -> tuple[Tensor, Tensor, int]:
@@ -152,11 +177,12 @@ class SupervisedTraining:
 
     def _progress(self, scalars: dict[str, float]) -> str:
         """Describes where the run is, in one line."""
-        speed, steps = scalars["charts/samples_per_second"], self.task.steps
+        speed, steps = scalars.get("charts/samples_per_second"), self.task.steps
         latest = f"{self.curve[-1][1]:.5g}" if self.curve else "-"
+        left = (steps - self.step) * self.config.batch_size / speed if speed else None
         return (
-            f"{self.step:,} / {steps:,} steps  {speed:,.0f} samples/s  loss {scalars['losses/task']:.4g}  "
-            f"{self.task.metric} {latest}  ETA {clock((steps - self.step) * self.config.batch_size / speed)}"
+            f"{self.step:,} / {steps:,} steps  {speed or 0:,.0f} samples/s  loss {scalars['losses/task']:.4g}  "
+            f"{self.task.metric} {latest}  ETA {clock(left)}"
         )
 
     def _differentiate(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,16 +196,14 @@ class SupervisedTraining:
         return loss.detach(), extra.detach()
 
     def snapshot(self) -> Snapshot:
-        """Returns the state between two steps.
-
-        A run that continues from the snapshot takes the same steps. Its first training loss may cover fewer.
-        """
+        """Returns the state between two steps. A run that continues from it is bit by bit the same run."""
         return Snapshot(
             self.step,
             self.seconds,
             list(self.curve),
             self.network.state_dict(),
             optimizer_state(self.optimizer),
+            {"task": _stacked(self._losses), "extra": _stacked(self._extra_losses)},
         )
 
     def result(self) -> dict[str, Any]:
@@ -204,7 +228,9 @@ class SupervisedTraining:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate / 10**drops
 
-    def _check_finite(self, first: int, losses: Tensor) -> None:
+    def _check_finite(self, first: int) -> None:
+        """Raises TrainingError if a loss of the steps after `first` is not a number."""
+        losses = _stacked(self._losses[len(self._losses) - (self.step - first) :])
         wrong = (~losses.isfinite()).nonzero()
         if len(wrong):
             place = int(wrong[0])
@@ -213,12 +239,22 @@ class SupervisedTraining:
             )
 
     @torch.no_grad()
-    def _evaluate(self) -> float:
+    def _evaluate(self, should_stop: ShouldStop) -> float:
+        """Computes the metric. Raises Stopped before the next batch if the run should stop."""
         self.network.eval()
-        metric = self.task.evaluate(self.network, torch.cat(self._losses))
+        hook = self.network.register_forward_pre_hook(lambda *_: raise_if(should_stop))
+        try:
+            metric = self.task.evaluate(self.network, torch.stack(self._losses))
+        finally:
+            hook.remove()
         self._losses.clear()
         self.curve.append((self.step, metric))
         return metric
+
+
+def _stacked(losses: list[Tensor]) -> Tensor:
+    """Returns scalars as one tensor, which may be empty."""
+    return torch.stack(losses) if losses else torch.empty(0)
 
 
 def build_optimizer(config: SupervisedConfig, network: nn.Module) -> torch.optim.Optimizer:

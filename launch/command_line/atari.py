@@ -19,6 +19,7 @@ from agents.runs.recording import Recording
 from agents.stored_settings import read_settings
 from launch.command_line.errors import check_address, check_paths, fail, require_gpu, typed
 from launch.command_line.flags import given_flags, refuse_unused_layers
+from launch.command_line.parsing import read_arguments, read_known_arguments
 from launch.experiments.interruption import Interruption
 from launch.results.evaluation import show
 
@@ -76,7 +77,7 @@ def main(program: str, kind: type[RunArguments], description: str | None, *, gpu
     arguments = parse(program, kind, sys.argv[1:], description)
     try:
         if getattr(arguments.config, gpus) and arguments.address is None:
-            require_gpu(flag(gpus))
+            require_gpu(flag(gpus), f"{flag(gpus)} 0")
         status = carry_out(program, arguments)
     except ValueError as error:
         fail(error)
@@ -85,11 +86,11 @@ def main(program: str, kind: type[RunArguments], description: str | None, *, gpu
 
 def parse(program: str, kind: type[Arguments], argv: list[str], description: str | None) -> Arguments:
     """Reads and checks the arguments. With --resume, the settings of the run are the defaults."""
-    # The first pass only finds the defaults. Errors and --help come from the second one.
-    first, _ = tyro.cli(kind, args=argv, prog=program, add_help=False, return_unknown_args=True)
+    # The first pass only finds the defaults.
+    first, _ = read_known_arguments(kind, argv, program=program)
     try:
         defaults = first.defaults() if first.resume is None else saved_arguments(program, first, first.resume)
-        arguments = tyro.cli(kind, args=argv, default=defaults, prog=program, description=description)
+        arguments = read_arguments(kind, argv, program=program, description=description, default=defaults)
         if arguments.resume is not None:
             if "--preset" in given_flags(argv):
                 raise ValueError("--preset: a resumed run has its own settings; leave it out with --resume")
@@ -143,13 +144,14 @@ def fixed_settings(config: ActorCriticConfig) -> dict[str, object]:
 
 def carry_out(program: str, arguments: RunArguments) -> int:
     """Starts or resumes a run, and trains. Returns the exit status. Raises ValueError if it cannot start."""
+    # Before torch and Ray are imported, which takes seconds and loses a KeyboardInterrupt.
+    interruption = Interruption()
     from agents.errors import TrainingError
     from agents.runs.training import train
 
     config, address = arguments.config, arguments.address
     folder = arguments.resume or arguments.run_dir or new_folder(config.env, config.head)
     resume = typed(program, "--resume", folder, *(["--address", address] if address else []))
-    interruption = Interruption()
 
     def callback(env_steps: int, metrics: "Metrics | None") -> bool:
         if metrics is None and env_steps >= config.total_steps:

@@ -89,7 +89,9 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def require_gpu(flag: str) -> None:
-    """Raises ValueError, with the flag that asks for a GPU, if there is none."""
+def require_gpu(flag: str, instead: str) -> None:
+    """Raises ValueError if there is no GPU, with the flag that asks for one and the flag to give instead."""
     if not has_gpu():
-        raise ValueError(f"{flag} asks for a GPU, but PyTorch sees none here; leave it out to run on the CPU")
+        raise ValueError(
+            f"{flag} asks for a GPU, but PyTorch sees none here; give {instead} to run on the CPU"
+        )

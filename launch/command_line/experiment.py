@@ -8,13 +8,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from agents.errors import TrainingError
 from agents.runs.folder import new_folder
 from envs.images import data_folder, ensure_files
 from launch.command_line.errors import check_address, check_paths, fail, has_gpu, require_gpu, typed
-from launch.command_line.flags import given_flags
+from launch.command_line.flags import given_flags, settings_of
+from launch.command_line.parsing import HELP, read_arguments
 from launch.experiments.folder import make_runs, resumed_runs
 from launch.experiments.interruption import Interruption
 from launch.experiments.ray_tasks import Execute, run_here, run_on_ray
@@ -66,7 +67,10 @@ class Placement:
             check_address(self.address)
             return "cuda" if self.gpus_per_run or self.device == "cuda" else "cpu"
         if self.device == "cuda" or self.gpus_per_run:
-            require_gpu("--device cuda" if self.device == "cuda" else "--gpus-per-run")
+            cuda = self.device == "cuda"
+            require_gpu(
+                *(("--device cuda", "--device cpu") if cuda else ("--gpus-per-run", "--gpus-per-run 0"))
+            )
             return "cuda"
         return "cuda" if self.device == "auto" and has_gpu() else "cpu"
 
@@ -80,12 +84,21 @@ class ExperimentArguments(ABC):
     """The key of a run's settings in its config.json."""
     config: ClassVar[Any]
     """The class of a run's settings."""
+    settings: Any
+    """Those settings of `config` that have flags of their own. A preset gives their defaults."""
     placement: Placement
 
     @property
     @abstractmethod
     def subject(self) -> str | None:
         """The positional argument: what is learnt. None if it is not given."""
+
+    @abstractmethod
+    def first_preset(self) -> tuple[str, Any]:
+        """Returns what decides the preset of the first run, as it is typed, and the settings of that preset.
+
+        Raises ValueError for unknown names.
+        """
 
     @abstractmethod
     def expand(self, argv: list[str]) -> dict[str, tuple[str, Any]]:
@@ -101,10 +114,33 @@ class ExperimentArguments(ABC):
         return {"data": str(data), "device": self.placement.resolve_device()}
 
 
-def main(arguments: ExperimentArguments, argv: list[str]) -> int:
+Arguments = TypeVar("Arguments", bound=ExperimentArguments)
+
+
+def read(kind: type[Arguments], argv: list[str], description: str | None) -> Arguments:
+    """Reads a command line. Help shows what would run with the task, layer and preset that are given beside it.
+
+    Raises ValueError for an unknown one of these.
+    """
+    if HELP.isdisjoint(argv):
+        return read_arguments(kind, argv, program=kind.program)
+    given = read_arguments(kind, [word for word in argv if word not in HELP], program=kind.program)
+    words, preset = given.first_preset()
+    return read_arguments(
+        kind,
+        argv,
+        program=kind.program,
+        description=f"{description}\n\nThe defaults are those of: {words}",
+        default=kind(settings=settings_of(preset, type(given.settings))),  # type: ignore[call-arg]
+    )
+
+
+def main(kind: type[ExperimentArguments], description: str | None) -> int:
     """Makes or resumes the runs that a command line asks for, and carries them out. Returns the exit status."""
-    placement = arguments.placement
+    argv = sys.argv[1:]
     try:
+        arguments = read(kind, argv, description)
+        placement = arguments.placement
         check_paths(placement)
         if placement.resume is not None:
             experiment = placement.resume
@@ -119,14 +155,19 @@ def main(arguments: ExperimentArguments, argv: list[str]) -> int:
 
         conclude(experiment)
         return 0
-    # Imported here, because torch takes seconds.
+    # Before torch is imported, which takes seconds and loses a KeyboardInterrupt.
+    interruption = Interruption()
     from launch.experiments.run import execute, prepare
 
     try:
-        prepare(runs[0], changes)
+        with interruption.raised():
+            prepare(runs[0], changes)
     except ValueError as error:
         fail(error)
-    return carry_out(arguments, experiment, runs, partial(execute, changes=changes))
+    except KeyboardInterrupt:
+        print(f"stopped; continue with {typed(arguments.program, '--resume', experiment)}")
+        return interruption.exit_status
+    return carry_out(arguments, experiment, runs, partial(execute, changes=changes), interruption)
 
 
 def new_runs(arguments: ExperimentArguments, argv: list[str]) -> tuple[Path, list[Path]]:
@@ -172,7 +213,13 @@ def resume(
     return runs, changes
 
 
-def carry_out(arguments: ExperimentArguments, experiment: Path, runs: list[Path], execute: Execute) -> int:
+def carry_out(
+    arguments: ExperimentArguments,
+    experiment: Path,
+    runs: list[Path],
+    execute: Execute,
+    interruption: Interruption,
+) -> int:
     """Does the runs and shows the results of the experiment. Returns the exit status."""
     # Imported here, because a wrong command line should be refused at once.
     from launch.results.experiment import conclude
@@ -181,7 +228,6 @@ def carry_out(arguments: ExperimentArguments, experiment: Path, runs: list[Path]
     print(
         f"run folder {experiment}   curves: tensorboard --logdir {shlex.quote(str(experiment))}", flush=True
     )
-    interruption = Interruption()
     try:
         if len(runs) == 1 and placement.address is None:
             failures = run_here(runs, execute, interruption)
@@ -192,7 +238,10 @@ def carry_out(arguments: ExperimentArguments, experiment: Path, runs: list[Path]
     except TrainingError as error:
         fail(error, status=1)
     interruption.release()
-    conclude(experiment)
+    try:
+        conclude(experiment)
+    except OSError as error:
+        failures[str(experiment)] = f"its tables and its picture cannot be written ({error}); make room"
     for name, failure in failures.items():
         print(f"error: {name}: {failure}", file=sys.stderr)
     if interruption.signal is not None:

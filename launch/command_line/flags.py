@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
-import tyro
-
+from launch.command_line.parsing import read_arguments
 from neurocoder.settings import SETTINGS
 
 Config = TypeVar("Config")
+Settings = TypeVar("Settings")
 
 
 def given_flags(argv: Iterable[str]) -> list[str]:
@@ -39,8 +39,13 @@ def parse_with_defaults(config: Config, arguments: Any, argv: list[str], *, prog
         arguments: the parsed command line, a dataclass. Its field `settings` is a dataclass of some fields of `config`.
     """
     assert is_dataclass(config) and not isinstance(config, type)
-    kind = type(arguments.settings)
-    names = [field.name for field in fields(kind)]
-    defaults = kind(**{name: getattr(config, name) for name in names})
-    given = tyro.cli(type(arguments), args=argv, default=replace(arguments, settings=defaults), prog=program)
-    return replace(config, **{name: getattr(given.settings, name) for name in names})
+    defaults = settings_of(config, type(arguments.settings))
+    given = read_arguments(
+        type(arguments), argv, program=program, default=replace(arguments, settings=defaults)
+    )
+    return replace(config, **{field.name: getattr(given.settings, field.name) for field in fields(defaults)})
+
+
+def settings_of(config: Any, kind: type[Settings]) -> Settings:
+    """Returns those fields of `config` that the dataclass `kind` has, too."""
+    return kind(**{field.name: getattr(config, field.name) for field in fields(kind)})  # type: ignore[arg-type]

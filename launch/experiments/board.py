@@ -29,6 +29,14 @@ class Board:
         if time.monotonic() - self.shown >= (1.0 if self.terminal else 30.0):
             self._show()
 
+    def warn(self, name: str, line: str) -> None:
+        """Shows a warning of a run, which stays."""
+        warning = f"warning: {name}: {line}"
+        if self.terminal:
+            self._show(warning)
+        else:
+            print(warning, flush=True)
+
     def end(self, name: str, how: str) -> None:
         """Shows that a run has ended: done, stopped or failed."""
         self.waiting.discard(name)

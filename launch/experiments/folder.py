@@ -8,12 +8,14 @@ runs/polynomials-gru-20260131-142501/
 """
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from agents.files import write_json_atomically
-from agents.runs.folder import RESULT, RunFolder, software_versions
+from agents.runs.folder import RESULT, RunFolder, RunFolderError, software_versions
 from neurocoder.checks import check_at_least
 
 
@@ -31,16 +33,25 @@ def make_runs(experiment: Path, described: Mapping[str, dict[str, Any]]) -> list
     """Makes the folder of every run, by name, with what describes the run.
 
     Raises:
-        ValueError: one of the runs exists already. Then none is made.
+        ValueError: one of the runs exists already, or one cannot be made. Then none is made.
     """
     runs = [experiment / name for name in described]
     for run in runs:
         if run.exists():
             raise ValueError(f"{run}: this run exists already; continue it by --resume {experiment}")
     software = software_versions()
-    for run, settings in zip(runs, described.values(), strict=True):
-        with RunFolder.create(run):
-            write_json_atomically(run / "config.json", settings | {"software": software})
+    made = []
+    try:
+        for run, settings in zip(runs, described.values(), strict=True):
+            with RunFolder.create(run):
+                made.append(run)
+                write_json_atomically(run / "config.json", settings | {"software": software})
+    except (OSError, RunFolderError) as error:
+        for run in made:
+            shutil.rmtree(run, ignore_errors=True)
+        with suppress(OSError):
+            experiment.rmdir()
+        raise ValueError(f"{error}; make room or name another --run-dir") from error
     return runs
 
 

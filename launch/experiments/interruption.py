@@ -1,7 +1,13 @@
 """How a command answers to SIGINT, SIGTERM and SIGHUP."""
 
+import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
+
+STDOUT = 1
+STOPPING = "stopping: waiting for the step in progress and the last checkpoint; a second signal stops at once, without it"
 
 
 class Interruption:
@@ -22,6 +28,21 @@ class Interruption:
         for number in self.numbers:
             signal.signal(number, self._handle)
 
+    @contextmanager
+    def raised(self) -> Iterator[None]:
+        """Raises KeyboardInterrupt for a signal within, and for one that came before. For work that saves nothing."""
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            self.signal = number
+            raise KeyboardInterrupt
+
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        for number in self.numbers:
+            signal.signal(number, interrupt)
+        yield
+        self.listen()
+
     def release(self) -> None:
         """Gives the signals back: from now on one ends the process at once."""
         for number in self.numbers:
@@ -32,6 +53,10 @@ class Interruption:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.signal = number
+        # Not by print, whose stream may be in use where the signal came.
+        with suppress(OSError):
+            # On a terminal the cursor may be behind a progress line.
+            os.write(STDOUT, ("\n" * os.isatty(STDOUT) + STOPPING + "\n").encode())
 
     @property
     def exit_status(self) -> int:

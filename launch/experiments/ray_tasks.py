@@ -9,6 +9,7 @@ and need placement groups.
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from ray import ObjectRef
     from ray.actor import ActorHandle
 
+# Seconds between two reports of a run.
+REPORT_SECONDS = 1.0
 # Restarts of a task whose process died.
 RESTARTS = 3
 # Seconds that runs have to stop.
@@ -35,8 +38,11 @@ class Progress:
     def report(self, line: str) -> None:
         """Takes the run's latest progress line."""
 
+    def warn(self, line: str) -> None:
+        """Takes a line about something that was lost. The run goes on."""
+
     def should_stop(self) -> bool:
-        """Whether the run should write its last checkpoint and return."""
+        """Whether the run should write its last checkpoint and return. It is asked at every step."""
         return False
 
 
@@ -65,6 +71,9 @@ class ProgressHere(Progress):
 
     def report(self, line: str) -> None:
         self.board.update({self.name: line})
+
+    def warn(self, line: str) -> None:
+        self.board.warn(self.name, line)
 
     def should_stop(self) -> bool:
         return self.interruption.signal is not None
@@ -119,7 +128,10 @@ def watch(
     failures, deadline = {}, float("inf")
     while tasks and time.monotonic() < deadline:
         ended, _ = ray.wait(list(tasks), timeout=1.0)
-        board.update(ray.get(mailbox.read.remote()))
+        lines, warnings = ray.get(mailbox.read.remote())
+        for name, line in warnings:
+            board.warn(name, line)
+        board.update(lines)
         for task in ended:
             name, failure = tasks.pop(task), outcome(task)
             if failure is not None:
@@ -129,6 +141,10 @@ def watch(
         if interruption.signal is not None and deadline == float("inf"):
             deadline = time.monotonic() + GRACE
             stop(tasks, mailbox, board)
+    for name in tasks.values():
+        board.warn(
+            name, f"has not stopped within {GRACE:.0f} seconds; it continues from its newest checkpoint"
+        )
     return failures
 
 
@@ -151,6 +167,11 @@ def stop(tasks: dict["ObjectRef", str], mailbox: "ActorHandle", board: Board) ->
         if name not in board.running:
             ray.cancel(task)
             del tasks[task]
+    if tasks:
+        print(
+            f"waiting up to {GRACE:.0f} seconds for the last checkpoints of {', '.join(tasks.values())}",
+            flush=True,
+        )
 
 
 def run_as_task(execute: Execute, run: Path, mailbox: "ActorHandle") -> str | None:
@@ -166,12 +187,19 @@ class ProgressOnRay(Progress):
 
     def __init__(self, mailbox: "ActorHandle", name: str):
         self.mailbox, self.name, self.stop = mailbox, name, False
+        self.line, self.reported = "", time.monotonic()
 
     def report(self, line: str) -> None:
+        self.line, self.reported = line, time.monotonic()
         # Not by ray.get: a task that waits there lends its core, and another task would begin on that core.
         self.stop = self.mailbox.report.remote(self.name, line).future().result()
 
+    def warn(self, line: str) -> None:
+        self.mailbox.warn.remote(self.name, line).future().result()
+
     def should_stop(self) -> bool:
+        if not self.stop and time.monotonic() - self.reported >= REPORT_SECONDS:
+            self.report(self.line)
         return self.stop
 
 
@@ -180,6 +208,7 @@ class Mailbox:
 
     def __init__(self) -> None:
         self.lines: dict[str, str] = {}
+        self.warnings: list[tuple[str, str]] = []
         self.stop = False
 
     def report(self, name: str, line: str) -> bool:
@@ -187,9 +216,14 @@ class Mailbox:
         self.lines[name] = line
         return self.stop
 
-    def read(self) -> dict[str, str]:
-        """Returns the latest line of every running run."""
-        return self.lines
+    def warn(self, name: str, line: str) -> None:
+        """Takes a warning of a run."""
+        self.warnings.append((name, line))
+
+    def read(self) -> tuple[dict[str, str], list[tuple[str, str]]]:
+        """Returns the latest line of every running run by name, and name and line of each warning that is new."""
+        warnings, self.warnings = self.warnings, []
+        return self.lines, warnings
 
     def forget(self, name: str) -> None:
         """Drops the line of a run that has ended."""
@@ -215,5 +249,9 @@ def attempt(execute: Execute, run: Path, progress: Progress) -> str | None:
         failure = f"{error}; last good checkpoint: {checkpoints[0] if checkpoints else 'none'}"
     except ValueError as error:
         failure = str(error)
-    write_json_atomically(run / FAILED, {"error": failure})
+    except OSError as error:
+        failure = f"{error}; make room and continue by --resume"
+    # A full disk may be the failure.
+    with suppress(OSError):
+        write_json_atomically(run / FAILED, {"error": failure})
     return failure

@@ -15,16 +15,14 @@ from agents.continual.data import cifar_features, load_stream
 from agents.continual.training import ContinualTraining
 from agents.continual.training import Snapshot as ContinualSnapshot
 from agents.files import write_json_atomically
-from agents.runs.checkpoints import list_checkpoints, load_newest, prune_checkpoints
+from agents.runs.checkpoints import CheckpointError, list_checkpoints, load_newest, prune_checkpoints
+from agents.runs.curve_file import CurveFile
 from agents.runs.folder import RESULT, RunFolder, software_versions
 from agents.runs.snapshots import Snapshot, save_snapshot, to_snapshot
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.training import Snapshot as SupervisedSnapshot
 from agents.supervised.training import SupervisedTraining
-from launch.experiments.ray_tasks import Progress
-
-# Seconds between two reports.
-REPORT_SECONDS = 1.0
+from launch.experiments.ray_tasks import REPORT_SECONDS, Progress
 
 Training = SupervisedTraining | ContinualTraining
 """A run in this process: `advance` until `finished`."""
@@ -79,6 +77,7 @@ def execute(path: Path, progress: Progress, changes: Mapping[str, Any] | None = 
     Raises:
         TrainingError: a loss that is not a number.
         ValueError: data or a checkpoint that cannot be used.
+        OSError: result.json cannot be written.
     """
     described = json.loads((path / "config.json").read_text()) | (changes or {})
     name = next(name for name in KINDS if name in described)
@@ -109,29 +108,37 @@ def execute(path: Path, progress: Progress, changes: Mapping[str, Any] | None = 
 def train(
     training: Training, path: Path, progress: Progress, save_now: Callable[[], None], *, save_seconds: float
 ) -> None:
-    """Trains to the end, or until the run should stop. Writes curves, reports and saves on the way."""
+    """Trains to the end, or until the run should stop. Writes curves, reports and saves on the way.
+
+    A full disk costs a warning.
+    """
     # Curves that an earlier process wrote beyond its last checkpoint are hidden, so that none jumps back.
-    writer = SummaryWriter(str(path), purge_step=training.step + 1)
+    curves = CurveFile(path, step=training.step, warn=progress.warn)
     saved = reported = time.monotonic()
     stop = False
     try:
         while not training.finished and not stop:
-            record = training.advance()
-            for tag, value in record.scalars.items():
-                writer.add_scalar(tag, value, record.step)
-            now = time.monotonic()
-            if now - reported >= REPORT_SECONDS:
-                progress.report(record.progress)
-                reported = now
-            stop = progress.should_stop()
-            due = stop or training.finished or now - saved >= save_seconds
-            if due and training.can_be_saved:
+            record = training.advance(progress.should_stop)
+            stop, now = record is None, time.monotonic()
+            if record is not None:
+                for tag, value in record.scalars.items():
+                    curves.add(SummaryWriter.add_scalar, tag, value, record.step)
+                if now - reported >= REPORT_SECONDS:
+                    progress.report(record.progress)
+                    reported = now
+            due = training.is_save_point and now - saved >= save_seconds
+            if stop or due or training.finished:
                 # Curves come first, so that a run which continues from the checkpoint has no gap in them.
-                writer.flush()
-                save_now()
+                curves.flush()
+                try:
+                    save_now()
+                except (OSError, CheckpointError) as error:
+                    progress.warn(
+                        f"no checkpoint at {training.step:,} steps: {error}; earlier ones are whole"
+                    )
                 saved = now
     finally:
-        writer.close()
+        curves.close()
 
 
 def save(training: Training, folder: Path, *, keep: int, about: dict[str, Any]) -> None:

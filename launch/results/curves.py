@@ -1,6 +1,5 @@
 """What the runs of every command have learnt so far, read from their folders."""
 
-import csv
 import json
 import logging
 import re
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agents.runs.folder import CONFIG_KEYS, RESULT
+from launch.results.files import write_csv
 
 PAUSE = 120.0
 """Seconds without a point after which a run counts as not training."""
@@ -210,12 +210,10 @@ def write_table(curves: Sequence[RunCurves], path: Path) -> None:
     if len(set(names.values())) < len(names):
         names = {run: str(run) for run in names}
     columns = dict.fromkeys(column for curve in curves for column in curve.table)
-    with path.open("w", newline="") as file:
-        table = csv.DictWriter(file, ["run", *columns], restval="")
-        table.writeheader()
-        for curve in curves:
-            for row in zip(*curve.table.values(), strict=True):
-                values = zip(
-                    curve.table, (f"{value:.6g}" if value % 1 else int(value) for value in row), strict=True
-                )
-                table.writerow({"run": names[curve.run], **dict(values)})
+    rows = []
+    for curve in curves:
+        for point in zip(*curve.table.values(), strict=True):
+            cells = (f"{value:.6g}" if value % 1 else str(int(value)) for value in point)
+            row = dict(zip(curve.table, cells, strict=True))
+            rows.append([names[curve.run], *(row.get(column, "") for column in columns)])
+    write_csv(path, ["run", *columns], rows)

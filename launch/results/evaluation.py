@@ -101,7 +101,7 @@ def table(run: Path, results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write_csv(path: Path, results: list[dict[str, Any]]) -> None:
+def write_scores(path: Path, results: list[dict[str, Any]]) -> None:
     """Writes a row for each result. Raises OSError."""
     rows = [
         {
@@ -122,7 +122,7 @@ def write_csv(path: Path, results: list[dict[str, Any]]) -> None:
         for result in results
         for low, high in [result["mean_ci95"] or ("", "")]
     ]
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="") as file:  # not atomically: it may be /dev/stdout
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -18,7 +18,8 @@ import numpy as np
 
 from agents.runs.folder import FAILED, RESULT
 from launch.results import pictures
-from launch.results.tables import aligned, show_and_keep, write_csv
+from launch.results.files import write_csv
+from launch.results.tables import aligned, show_and_keep
 
 ABOUT = ("parameters", "steps", "seconds", "device")
 """Plain values of a result.json that each of its seeds has."""

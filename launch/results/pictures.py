@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from launch.results.curves import RunCurves
+from launch.results.files import write_picture
 from neurocoder.settings import LAYERS
 
 COLOURS = {layer: f"C{number}" for number, layer in enumerate(LAYERS)}
@@ -85,7 +86,7 @@ def draw(rows: Sequence[Sequence[Panel]], path: Path) -> None:
                 title="line: mean of n runs\nband: lowest to highest" if bands else None,
                 alignment="left",
             )
-        figure.savefig(path, dpi=120)
+        write_picture(path, figure, dpi=120)
         pyplot.close(figure)
 
 

@@ -13,7 +13,8 @@ from agents.runs.folder import RESULT
 from agents.runs.score_statistics import interquartile_mean, stratified_bootstrap_interval
 from envs.atari import resolve
 from envs.atari_scores import human_normalised_score
-from launch.results.tables import aligned, interval_words, show_and_keep, write_csv
+from launch.results.files import write_csv
+from launch.results.tables import aligned, interval_words, show_and_keep
 
 COLUMNS = (
     "run", "env", "head", "learning_rate", "seed", "env_steps", "score", "score_evaluations", "human_normalised_score"

@@ -1,10 +1,8 @@
 """How tables are laid out, and kept beside the runs that they are about."""
 
-import csv
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from agents.files import write_atomically
 
@@ -27,14 +25,6 @@ def aligned(rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
 def interval_words(interval: Sequence[float] | None, digits: int) -> str:
     """Returns "low to high", or "" if there is no interval."""
     return "" if interval is None else " to ".join(f"{end:.{digits}f}" for end in interval)
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a CSV file with a header. Raises OSError."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
 
 
 def show_and_keep(table: str, folder: Path, write_more: Callable[[], None]) -> None:

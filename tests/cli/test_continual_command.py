@@ -83,6 +83,8 @@ class Broken:
     folder: Path
     tasks: list[int]
     """Done when it was killed, and when it had stopped."""
+    steps: int
+    """Taken of the task in progress when it had stopped."""
     stopped: tuple[int, str, str]
     """Exit status, output and errors."""
     last: str
@@ -116,7 +118,10 @@ def broken(grid_command, digits, tmp_path_factory) -> Broken:
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
     output, errors = process.communicate(timeout=60)
     tasks.append(task())
-    return Broken(folder, tasks, (process.returncode, output, errors), finished(start("--resume", folder)))
+    taken = load_newest(checkpoints, warn=pytest.fail).state["task_step"]
+    return Broken(
+        folder, tasks, taken, (process.returncode, output, errors), finished(start("--resume", folder))
+    )
 
 
 def test_ctrl_c_ends_a_run_with_status_130_and_the_command_to_continue(broken):
@@ -126,14 +131,15 @@ def test_ctrl_c_ends_a_run_with_status_130_and_the_command_to_continue(broken):
     assert last == f"stopped; continue with python -m launch.continual --resume {broken.folder}"
 
 
-def test_a_run_killed_or_stopped_loses_at_most_the_task_in_progress(broken):
+def test_a_killed_run_loses_at_most_the_task_in_progress_and_a_stopped_one_nothing(broken):
     first, second = broken.tasks
     assert 1 <= first < second < 5
     events = sorted(broken.run.glob("events.*"), key=lambda file: file.stat().st_mtime)
     assert len(events) == 3
-    for file, done in zip(events, (0, first, second), strict=True):
-        assert steps(file, "losses/task")[0] == STEPS * done + 50
-    assert steps(events[1], "losses/task")[-1] >= STEPS * second
+    next_record = STEPS * second + 50 * (broken.steps // 50 + 1)
+    for file, record in zip(events, (50, STEPS * first + 50, next_record), strict=True):
+        assert steps(file, "losses/task")[0] == record
+    assert steps(events[1], "losses/task")[-1] == next_record - 50
 
 
 def steps(path: Path, tag: str) -> list[int]:
@@ -432,7 +438,8 @@ def test_data_that_are_missing_and_cannot_be_downloaded_are_named_and_no_run_is_
     assert process.returncode == 2 and output == ""
     assert all(other.startswith("downloading https://") for other in tried)
     assert line.startswith("error: mnist: cannot be downloaded from https://") and "--data-dir" in line
-    assert not (tmp_path / "runs").exists()
+    assert f"not found in {tmp_path / 'data' / 'mnist'}, " in line
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

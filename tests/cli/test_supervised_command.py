@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -60,16 +61,32 @@ def finished(stopped) -> tuple[Path, int, str]:
 def test_ctrl_c_ends_a_run_with_status_130_a_checkpoint_and_the_command_to_continue(stopped):
     folder, status, output, errors = stopped
     assert status == 130 and errors == ""
+    assert (
+        output.count("stopping: waiting for the step in progress and the last checkpoint; a second signal")
+        == 1
+    )
     assert output.splitlines()[-1] == f"stopped; continue with python -m launch.supervised --resume {folder}"
+
+
+def test_ctrl_c_while_torch_is_imported_is_not_lost(tmp_path):
+    process = start(*TINY, "--steps", 100_000, "--run-dir", tmp_path)
+    wait_for((tmp_path / "neurocoder-seed1" / "config.json").exists)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "")
+    assert (
+        output.splitlines()[-1] == f"stopped; continue with python -m launch.supervised --resume {tmp_path}"
+    )
 
 
 def test_resume_finishes_a_run_from_where_it_was_stopped(finished):
     folder, step, output = finished
     assert 0 < step < STEPS and "stopped" not in output
     first, second = sorted((folder / "film-seed5").glob("events.*"), key=lambda file: file.stat().st_mtime)
-    for file, begin, end in ((first, 100, step), (second, step + 100, STEPS)):
+    for file, begin, end in ((first, 0, step), (second, step, STEPS)):
         steps = [point.step for point in curves(file).Scalars("losses/task")]
-        assert steps == [record for record in RECORDS if begin <= record <= end]
+        assert steps == [record for record in RECORDS if begin < record <= end]
 
 
 def test_a_run_ends_with_a_table_of_its_layer_parameters_and_metric(finished):

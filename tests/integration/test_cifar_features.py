@@ -175,6 +175,8 @@ def test_without_weights_and_without_network_a_run_is_refused_and_can_continue_w
     assert (
         error.startswith(f"error: {file}: is not there; it cannot be downloaded from ") and OFFICIAL in error
     )
+    assert not file.parent.exists()
+    file.parent.mkdir()
     shutil.copy(trunk_file, data / "resnet18" / TRUNK)
     status, output, errors = in_this_process(main, "--resume", folder)
     assert (status, errors) == (0, "") and "computing the features of cifar10" in output

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from agents.runs.checkpoints import list_checkpoints, load_newest
+from agents.runs.checkpoints import load_newest
 from agents.runs.folder import FAILED, RESULT
 from agents.supervised.config import SupervisedConfig
 from agents.supervised.presets import preset
@@ -34,7 +34,8 @@ def configs() -> dict[str, SupervisedConfig]:
         return replace(preset("polynomials", layer=layer), **defaults | changes)
 
     failing = tiny("mlp", scale="raw", optimizer="sgd", learning_rate=1e17)
-    endless = tiny("mlp", steps=10**9)
+    # A step takes so long that there is no record before Ctrl-C.
+    endless = tiny("mlp", steps=10**9, batch_size=20_000)
     return {"killed": tiny("mlp"), "left alone": tiny("film"), "failing": failing, "endless": endless}
 
 
@@ -150,7 +151,7 @@ def on_ray(tmp_path_factory) -> OnRay:
             kills.append(kill(runs[0]))
             ended = [run / name for run in runs[:3] for name in (RESULT, FAILED)]
             wait_for(lambda: count(lambda: sum(path.exists() for path in ended) == 3))
-            wait_for(lambda: over.is_set() or list_checkpoints(runs[3] / "checkpoints"))
+            wait_for(lambda: over.is_set() or list(runs[3].glob("events.*")))
             processes.extend(set(psutil.Process().children(recursive=True)) - before)
         finally:
             if not over.is_set():
@@ -235,8 +236,8 @@ def test_a_run_that_fails_is_reported_with_its_step_and_left_unfinished_while_th
 def test_ctrl_c_ends_a_run_on_ray_with_a_last_checkpoint_and_leaves_no_process(here, on_ray):
     assert (here.exit_status, on_ray.exit_status) == (0, 130)
     run = on_ray.folder / "endless"
-    steps = [step for step, _ in curve(run, "losses/task")]
-    assert load_newest(run / "checkpoints", warn=pytest.fail).step == steps[-1] >= 100
+    assert 0 < load_newest(run / "checkpoints", warn=pytest.fail).step < 100
+    assert curves(run).Tags()["scalars"] == []
     assert not (run / RESULT).exists() and not (run / FAILED).exists()
     _, alive = psutil.wait_procs(on_ray.processes, timeout=30)
     assert on_ray.processes and alive == []

@@ -1,7 +1,10 @@
 """The function `agents.train` on real games, and the files that it leaves."""
 
+import io
 import json
 import os
+import resource
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,6 +149,40 @@ def test_a_callback_stops_a_run_which_is_then_resumed_to_its_end(tmp_path):
     )
     with pytest.raises(ValueError, match="larger --total-steps"):
         train(longer, tmp_path / "run", recording=quiet, resume=True)
+
+
+def test_a_run_resumed_on_a_full_disk_goes_on_and_a_new_one_is_refused(tmp_path, capfd):
+    quiet = replace(RECORDING, evaluate_every=0, evaluate_episodes=0)
+    folder = tmp_path / "run"
+    train(CONFIG, folder, lambda steps, metrics: steps >= 50, recording=quiet)
+    before = (folder / "config.json").read_bytes()
+
+    def limit(size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    def full_at_first(steps: int, metrics: object) -> None:
+        if metrics is not None:
+            limit(resource.RLIM_INFINITY)
+
+    capfd.readouterr()
+    # What the run prints goes to files, too.
+    with capfd.disabled(), open("/dev/null", "w") as nowhere, redirect_stdout(nowhere):
+        errors = io.StringIO()
+        with redirect_stderr(errors):
+            limit(1)
+            try:
+                result = train(CONFIG, folder, full_at_first, recording=quiet, resume=True)
+                limit(1)
+                with pytest.raises(TrainingError) as refusal:
+                    train(CONFIG, tmp_path / "new", recording=quiet)
+            finally:
+                limit(resource.RLIM_INFINITY)
+    assert result.env_steps >= 600 and load_checkpoint(result.checkpoint).step == result.env_steps
+    assert (folder / "config.json").read_bytes() == before
+    full = f"[Errno 27] File too large: '{folder / 'config.json'}'"
+    assert f"warning: {full}; the settings of the run so far stay in config.json\n" in errors.getvalue()
+    new = tmp_path / "new" / "config.json"
+    assert str(refusal.value) == f"[Errno 27] File too large: '{new}'; make room and start again"
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_a_download_with_another_checksum_is_refused_and_leaves_nothing_behind(t
     served_sum = hashlib.sha256(b"altered").hexdigest()
     assert line.startswith(f"mnist: cannot be downloaded from {address}/{TEST_IMAGES} (SHA256 hash of ")
     assert f"expected {wanted} but got {served_sum}" in line and line.endswith(f"; {ADVICE}")
-    assert files_below(tmp_path / "data") == []
+    assert not (tmp_path / "data").exists()
 
 
 def test_an_altered_file_on_one_mirror_is_taken_from_the_next(tmp_path, monkeypatch, mirror):
@@ -138,8 +138,11 @@ def test_without_a_mirror_that_answers_the_ones_tried_are_named_with_what_to_do(
         f"for url: {address}/none/{TRAIN_IMAGES}) "
         f"or http://127.0.0.1:1/{TRAIN_IMAGES} ([Errno 111] Connection refused)"
     )
-    assert line.endswith(f"; {ADVICE}")
-    assert files_below(tmp_path / "data") == []
+    # It says where files were looked for, and leaves no empty folder.
+    folders = ", ".join(str(tmp_path / "data" / folder) for folder in ("mnist", "MNIST/raw", "raw", "."))
+    names = ", ".join(MNIST_FILES)
+    assert line.endswith(f"; not found in {folders}: {names}, with or without .gz; {ADVICE}")
+    assert list(tmp_path.iterdir()) == [tmp_path / "served"]
 
 
 def test_a_mirror_that_never_answers_is_left_after_a_while(tmp_path, monkeypatch):
@@ -269,5 +272,6 @@ def test_an_archive_with_a_link_or_a_path_that_leads_elsewhere_is_refused_and_le
     write(served, packed)
     offer(monkeypatch, "cifar100", packed, [f"{address}/"])
     line = refusal("cifar100", tmp_path / "deep/data", download=True)
-    assert line == f"cifar-100-binary.tar.gz: has no plain file cifar-100-binary/train.bin; {ADVICE}"
-    assert files_below(tmp_path) == ["served/cifar-100-binary.tar.gz"]
+    missing = "cifar-100-binary.tar.gz has no plain file cifar-100-binary/train.bin"
+    assert line.startswith(f"cifar100: {missing}; not found in ") and line.endswith(ADVICE)
+    assert files_below(tmp_path) == ["served/cifar-100-binary.tar.gz"] and not (tmp_path / "deep").exists()

@@ -1,6 +1,7 @@
 """Image files of the published formats: what is read from good ones, and how bad ones are refused."""
 
 import contextlib
+import gzip
 import hashlib
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from envs.images import DATA_SETS, data_folder, ensure_files, load
 from tests.commands import ROOT
 from tests.unit.envs.image_files import (
     ADVICE,
+    MNIST_FILES,
     TEST_IMAGES,
     TEST_LABELS,
     TRAIN_IMAGES,
@@ -79,7 +81,9 @@ def test_files_are_found_in_the_folder_itself_as_well(tmp_path):
 def test_a_folder_of_the_data_set_goes_before_the_folder_itself_and_the_two_are_not_mixed(tmp_path):
     write(tmp_path, mnist_files())
     write(tmp_path / "mnist", {TEST_LABELS: mnist_files()[TEST_LABELS]})
-    assert refusal("mnist", tmp_path).startswith(f"{tmp_path / 'mnist' / TRAIN_IMAGES}: is not there")
+    assert refusal("mnist", tmp_path).startswith(
+        f"mnist: not found in {tmp_path / 'mnist'}: {TRAIN_IMAGES}, "
+    )
 
 
 def test_the_data_folder_is_the_given_one_else_that_of_the_environment_else_data(monkeypatch):
@@ -110,17 +114,41 @@ def test_an_unknown_data_set_is_refused_with_the_known_ones(tmp_path):
     )
 
 
-def test_missing_files_are_refused_with_the_first_name_their_number_and_what_to_do(tmp_path):
-    first = tmp_path / "mnist" / TRAIN_IMAGES
-    assert refusal("mnist", tmp_path) == f"{first}: is not there, nor are 3 others of mnist; {ADVICE}"
-    assert not (tmp_path / "mnist").exists()
+def test_missing_files_are_refused_with_all_names_and_all_folders_and_what_to_do(tmp_path):
+    looked = ", ".join(str(tmp_path / folder) for folder in ("mnist", "MNIST/raw", "raw", "."))
+    assert refusal("mnist", tmp_path) == (
+        f"mnist: not found in {looked}: {', '.join(MNIST_FILES)}, with or without .gz; {ADVICE}"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", ["mnist", "MNIST/raw", "raw", "."])
+@pytest.mark.parametrize("packed", [True, False])
+def test_mnist_is_found_as_other_programs_keep_it(folder, packed, tmp_path):
+    files = mnist_files()
+    if not packed:
+        files = {name.removesuffix(".gz"): gzip.decompress(data) for name, data in files.items()}
+    write(tmp_path / folder, files)
+    train, test = load("mnist", tmp_path, download=False)
+    assert train.images.flatten().tolist() == list(noise(3 * 784, 1))
+    assert train.labels.tolist() == [7, 0, 9] and test.labels.tolist() == [4, 1]
+
+
+def test_gzipped_and_plain_files_may_lie_side_by_side_and_a_damaged_one_is_named(tmp_path):
+    files = mnist_files()
+    plain = TRAIN_IMAGES.removesuffix(".gz")
+    files[plain] = gzip.decompress(files.pop(TRAIN_IMAGES))
+    write(tmp_path, files)
+    assert load("mnist", tmp_path, download=False)[0].labels.tolist() == [7, 0, 9]
+    (tmp_path / plain).write_bytes(files[plain][:-1])
+    assert refusal("mnist", tmp_path).startswith(f"{tmp_path / plain}: has 2351 bytes of data where")
 
 
 def test_one_missing_file_is_refused_with_its_name(tmp_path):
     files = cifar10_files()
     del files["data_batch_4.bin"]
     folder = write(tmp_path / "cifar-10-batches-bin", files)
-    assert refusal("cifar10", tmp_path) == f"{folder / 'data_batch_4.bin'}: is not there; {ADVICE}"
+    assert refusal("cifar10", tmp_path) == f"cifar10: not found in {folder}: data_batch_4.bin; {ADVICE}"
 
 
 def test_a_data_folder_that_is_a_file_is_refused(tmp_path):

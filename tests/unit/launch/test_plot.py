@@ -1,6 +1,7 @@
 """Learning curves of runs as a table and a picture."""
 
 import json
+import resource
 from pathlib import Path
 
 import matplotlib.image
@@ -135,3 +136,17 @@ def test_a_picture_of_nothing_is_refused_and_not_written(described, reason, tmp_
     assert f"{empty} is not the folder of a run or of runs" in line and "(and 1 more)" in line
     assert reason in refusal("plot", run, "--out", tmp_path / "p")
     assert {path.name for path in tmp_path.iterdir()} == {"run", "empty"}
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_earlier_table_as_it_was(tmp_path):
+    run = run_of(tmp_path / "Pong", [1.0])
+    (tmp_path / "out.csv").write_text("earlier")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+    try:
+        status, output, errors = in_this_process(main, run, "--out", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert (status, output) == (1, "")
+    assert errors == f"error: [Errno 27] File too large: '{tmp_path / 'out.csv'}'\n"
+    assert (tmp_path / "out.csv").read_text() == "earlier"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["Pong", "out.csv"]

@@ -34,7 +34,7 @@ def test_help_with_a_preset_shows_what_that_preset_has(capsys):
 
 
 def test_every_run_of_a_sweep_has_the_preset_but_for_what_the_sweep_is_over():
-    arguments = sweep.Arguments(env="Pong", head="mlp", lr="0.25", seeds=2, preset="two-cores")
+    arguments = sweep.Arguments(env="Pong", head="mlp", learning_rate="0.25", seeds=2, preset="two-cores")
     configs = sweep.expand(arguments, ["--gamma", "0.5"])
     expected = replace(preset("two-cores"), env="Pong", head="mlp", learning_rate=0.25, gamma=0.5)
     assert list(configs.values()) == [replace(expected, seed=seed) for seed in (1, 2)]

@@ -76,11 +76,13 @@ def test_layers_without_stored_settings_have_their_defaults():
 
 @pytest.mark.parametrize("config", [A3CConfig(), ALL_CHANGED], ids=["defaults", "all changed"])
 def test_settings_in_range_are_accepted_and_give_the_settings_of_the_game(config):
-    lives = dict(
-        life_loss_terminates=config.life_loss_terminates, fire_after_life_loss=config.fire_after_life_loss
+    own = dict(
+        life_loss_terminates=config.life_loss_terminates,
+        fire_after_life_loss=config.fire_after_life_loss,
+        stack=4 if config.motion else 1,
     )
     config.check()
-    assert config.game() == replace(resolve(config.env), **lives)
+    assert config.game() == replace(resolve(config.env), **own)
 
 
 def test_settings_stored_before_fire_was_pressed_after_a_lost_life_do_not_press_it():

@@ -45,7 +45,7 @@ def trained(
 def train_task(training: ContinualTraining) -> None:
     """Trains to the end of the next task."""
     training.advance()
-    while not training.can_be_saved:
+    while not training.is_save_point:
         training.advance()
 
 
@@ -113,7 +113,7 @@ def test_a_record_has_the_step_the_mean_loss_since_and_after_a_task_the_accuraci
     while not training.finished:
         records.append(training.advance())
         assert training.step == records[-1].step
-        assert training.can_be_saved == ("charts/average_accuracy" in records[-1].scalars)
+        assert training.is_save_point == ("charts/average_accuracy" in records[-1].scalars)
     assert [record.step for record in records] == [3, 6, 8, 11, 14, 16, 19, 22, 24]
     expected = [
         mean
