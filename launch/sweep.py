@@ -23,7 +23,6 @@ import tyro
 from agents.a3c.config import A3CConfig
 from agents.a3c.presets import preset
 from agents.errors import TrainingError
-from agents.runs.best import find_checkpoints
 from agents.runs.folder import FAILED, RESULT, new_folder
 from agents.runs.recording import Recording
 from launch.command_line.command import command
@@ -129,16 +128,22 @@ def check_resume(argv: Sequence[str]) -> None:
 
 
 def new_runs(arguments: Arguments, common: list[str]) -> tuple[Path, list[Path]]:
-    """Makes the folders of the sweep and of all runs. Raises ValueError, before that, for a setting out of range.
+    """Makes the folders of the sweep and of all runs.
+
+    Raises ValueError, before that, for a setting out of range, or weights that a run cannot start from.
 
     Args:
         common: the flags that hold for every run.
     """
     described: dict[str, Any] = {"run": asdict(arguments.recording)}
-    if arguments.weights_of is not None:
-        find_checkpoints(arguments.weights_of, best=False)
-        described["from"] = str(arguments.weights_of.absolute())
     configs = expand(arguments, common)
+    if arguments.weights_of is not None:
+        # Imported here: torch takes seconds.
+        from agents.runs.transfer import start_from
+
+        for config in {config.policy(): config for config in configs.values()}.values():
+            start_from(arguments.weights_of, config)
+        described["from"] = str(arguments.weights_of.absolute())
     sweep = arguments.run_dir or new_folder("sweep")
     return sweep, make_runs(sweep, {name: {"a3c": c.to_dict()} | described for name, c in configs.items()})
 

@@ -16,7 +16,7 @@ from agents.a3c.config import A3CConfig
 from agents.a3c.local_training import LocalTraining
 from agents.a3c.parameter_server import ParameterServer
 from agents.errors import TrainingError
-from agents.runs.checkpoints import list_checkpoints, load_checkpoint
+from agents.runs.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from agents.runs.recording import Recording
 from launch.experiments.folder import make_runs
 from launch.experiments.tune_trial import SweepTrial
@@ -183,6 +183,15 @@ def test_given_weights_and_evaluations_apply_to_every_run(tmp_path, monkeypatch)
         # The path is absolute, since a trial works in another folder.
         assert described["from"] == str(source)
         assert (described["run"]["evaluate_every"], described["run"]["evaluate_games"]) == (500, 3)
+
+
+def test_weights_that_have_diverged_are_refused_before_a_run_is_made(tmp_path):
+    config = A3CConfig(env="Breakout", head="mlp")
+    tensors, state = ParameterServer(config).snapshot().map(lambda tensor: tensor * torch.nan).parts()
+    save_checkpoint(tmp_path / "checkpoints", 7, tensors, state | {"policy": config.policy().to_dict()})
+    line = refusal("sweep", "--head", "mlp", "--from", tmp_path, "--run-dir", tmp_path / "sweep")
+    assert re.search(r"step-000000000007: its run has diverged, \S+ is not finite", line)
+    assert not (tmp_path / "sweep").exists()
 
 
 # -- one trial, without Ray --------------------------------------------------------------------------------------------
