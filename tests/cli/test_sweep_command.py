@@ -22,7 +22,7 @@ from launch.experiments.folder import make_runs
 from launch.experiments.tune_trial import SweepTrial
 from launch.results.sweep import table
 from launch.sweep import main
-from tests.commands import in_this_process, result_of, rows_of, start, wait_for
+from tests.commands import in_this_process, refusal, result_of, rows_of, start, wait_for
 from tests.unit.agents.runs.saved_runs import save
 
 SMALL = (
