@@ -86,8 +86,13 @@ def statistics(games: Sequence[Episode], rom: str) -> dict[str, Any]:
         "mean": mean,
         "median": float(np.median(scores)),
         "iqm": interquartile_mean(scores),
-        "iqm_ci95": stratified_bootstrap_interval([scores]),
-        "mean_ci95": stratified_bootstrap_interval([scores], statistic=lambda s: float(np.mean(s))),
+        "iqm_ci95": _listed(stratified_bootstrap_interval([scores])),
+        "mean_ci95": _listed(stratified_bootstrap_interval([scores], statistic=lambda s: float(np.mean(s)))),
         "mean_length": float(np.mean(lengths)),
         "human_normalised_mean": human_normalised_score(rom, mean),
     }
+
+
+def _listed(interval: tuple[float, float] | None) -> list[float] | None:
+    """Returns what JSON gives back for an interval."""
+    return None if interval is None else list(interval)
