@@ -90,19 +90,19 @@ def main() -> None:
             sweep, runs = new_runs(arguments, common)
     except ValueError as error:
         fail(error)
+    interruption = Interruption()
     print(f"run folder {sweep}   curves: tensorboard --logdir {shlex.quote(str(sweep))}", flush=True)
     # Imported here: Ray takes seconds.
     from launch.experiments.tune_trial import run_on_tune
 
-    interruption = Interruption()
+    advice = f"continue with {typed(PROGRAM, '--resume', sweep)}"
     try:
         run_on_tune(runs, interruption, address=arguments.address, retries=arguments.retries)
     except TrainingError as error:
-        fail(error, status=1)
+        fail(f"{error}; {advice}", status=1)
     interruption.release()
     if results := finished(sweep):
         print(table(results))
-    advice = f"continue with {typed(PROGRAM, '--resume', sweep)}"
     if interruption.signal is not None:
         print(f"stopped; {advice}")
         raise SystemExit(interruption.exit_status)

@@ -16,7 +16,7 @@ from envs.images import data_folder, ensure_files
 from launch.command_line.errors import check_address, check_paths, fail, has_gpu, require_gpu, typed
 from launch.command_line.flags import given_flags
 from launch.experiments.folder import make_runs, resumed_runs
-from launch.experiments.interruption import Interruption
+from launch.experiments.interruption import Interruption, unwinding
 from launch.experiments.ray_tasks import Execute, run_here, run_on_ray
 from neurocoder.checks import check_known, check_not_negative
 
@@ -130,7 +130,8 @@ def new_runs(arguments: ExperimentArguments, argv: list[str]) -> tuple[Path, lis
     machine = arguments.machine()
     config = next(iter(runs.values()))[1]
     if config.data_set is not None:
-        ensure_files(config.data_set, Path(machine["data"]))
+        with unwinding():
+            ensure_files(config.data_set, Path(machine["data"]))
     experiment = arguments.placement.run_dir or new_folder(*arguments.folder_words(config))
     described = {
         name: {"label": label, arguments.key: config.to_dict(), **machine}
@@ -172,11 +173,12 @@ def carry_out(arguments: ExperimentArguments, experiment: Path, runs: list[Path]
     # Imported here, because a wrong command line should be refused at once.
     from launch.results.experiment import conclude
 
+    interruption = Interruption()
     placement = arguments.placement
     print(
         f"run folder {experiment}   curves: tensorboard --logdir {shlex.quote(str(experiment))}", flush=True
     )
-    interruption = Interruption()
+    advice = f"continue with {typed(arguments.program, '--resume', experiment)}"
     try:
         if len(runs) == 1 and placement.address is None:
             failures = run_here(runs, execute, interruption)
@@ -185,12 +187,12 @@ def carry_out(arguments: ExperimentArguments, experiment: Path, runs: list[Path]
                 runs, execute, interruption, address=placement.address, gpus_per_run=placement.gpus_per_run
             )
     except TrainingError as error:
-        fail(error, status=1)
+        fail(f"{error}; {advice}", status=1)
     interruption.release()
     conclude(experiment)
     for name, failure in failures.items():
         print(f"error: {name}: {failure}", file=sys.stderr)
     if interruption.signal is not None:
-        print(f"stopped; continue with {typed(arguments.program, '--resume', experiment)}")
+        print(f"stopped; {advice}")
         return interruption.exit_status
     return 1 if failures else 0
