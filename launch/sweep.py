@@ -97,7 +97,8 @@ def main() -> None:
 
     advice = f"continue with {typed(PROGRAM, '--resume', sweep)}"
     try:
-        run_on_tune(runs, interruption, address=arguments.address, retries=arguments.retries)
+        if interruption.signal is None:
+            run_on_tune(runs, interruption, address=arguments.address, retries=arguments.retries)
     except TrainingError as error:
         fail(f"{error}; {advice}", status=1)
     interruption.release()

@@ -138,6 +138,8 @@ def run_on_ray(
     with interruption.joining(address):
         connection = connect(address, cpus=available_cores())
     with connection:
+        if interruption.signal is not None:  # Ray may have taken a while to start
+            return {}
         if ray.cluster_resources().get("GPU", 0) < gpus_per_run:
             raise TrainingError(
                 f"no node of the Ray cluster has a GPU, but --gpus-per-run is {gpus_per_run:g}"

@@ -138,4 +138,5 @@ def run_on_tune(runs: list[Path], interruption: Interruption, *, address: str | 
                 stop=UntilSignal(),
             ),
         )  # fmt: skip
-        tuner.fit()
+        if interruption.signal is None:  # Ray may have taken a while to start
+            tuner.fit()
