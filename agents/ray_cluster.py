@@ -1,32 +1,19 @@
 """Joining a Ray cluster, or starting one on this machine."""
 
 import os
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from agents.errors import TrainingError
-
-
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Makes a cluster that is started within listen on this machine's loopback alone, not on all of its networks.
-
-    Ray does this only on Windows and macOS, where it does not support clusters. It reads the setting when imported.
-    """
-    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
-    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        ray_constants.ENABLE_RAY_CLUSTER = before
+from agents.private_cluster import private_cluster
+from agents.shared_cluster import shared_cluster
 
 
 def beside_driver() -> Any:
@@ -75,34 +62,44 @@ def check_room(count: int, what: str, *, cpus: float, gpus: float) -> None:
         )
 
 
-def connect(address: str | None, *, cpus: int) -> bool:
-    """Joins the Ray cluster at `address` ("auto": the one running on this machine), or starts a local one with
-    `cpus` CPUs.
+def connect(address: str | None, *, cpus: int) -> ExitStack:
+    """Joins the Ray cluster at `address`, or starts a private one with `cpus` CPUs if it is None.
+
+    Args:
+        address: host:port, ray://host:port, or "auto" for the cluster that RAY_ADDRESS names, else the one that
+            `ray start` has started on this machine.
 
     Returns:
-        True if this call connected; False if the process already was, inside a Ray task for example.
+        What disconnects when it is closed. It does nothing if the process was connected before, as in a Ray task.
 
     Raises:
-        TrainingError: no cluster at `address`.
+        TrainingError: no cluster at `address`, or Ray cannot start.
     """
-    if ray.is_initialized():
-        return False
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's default prints a warning
-    quiet: dict[str, Any] = dict(logging_level="ERROR", log_to_driver=False)
-    if address is None:
-        print("starting Ray, which takes some seconds ...", flush=True)
-        with _on_loopback():
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-        return True
-    print(f"joining the Ray cluster at {address} ...", flush=True)
-    project = Path(__file__).parents[1]
-    folders = ("agents", "envs", "launch", "neurocoder")
-    packages = [str(project / name) for name in folders]  # for nodes that lack them
+    with ExitStack() as connection:
+        if not ray.is_initialized():
+            # Ray's default prints a warning.
+            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+            quiet: dict[str, Any] = dict(logging_level="ERROR", log_to_driver=False)
+            with _own_handler():
+                if address is None:
+                    print("starting Ray, which takes some seconds ...", flush=True)
+                    connection.enter_context(private_cluster(cpus=cpus, **quiet))
+                else:
+                    print(f"joining the Ray cluster at {address} ...", flush=True)
+                    connection.enter_context(shared_cluster(address, **quiet))
+        return connection.pop_all()
+
+
+@contextmanager
+def _own_handler() -> Iterator[None]:
+    """Keeps the program's handler of SIGTERM, if it has one. Ray installs two that end the process."""
+    handler, before = signal.getsignal(signal.SIGTERM), ray._private.utils.set_sigterm_handler
+    if handler is signal.SIG_DFL:
+        yield
+        return
+    ray._private.utils.set_sigterm_handler = lambda _: None
     try:
-        ray.init(address=address, runtime_env={"py_modules": packages}, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        cause = " ".join(str(error).split())
-        raise TrainingError(
-            f"no Ray cluster at --address {address} ({cause}); start one with: ray start --head"
-        ) from error
-    return True
+        yield
+    finally:
+        ray._private.utils.set_sigterm_handler = before
+        signal.signal(signal.SIGTERM, handler)  # instead of that of Ray's C++ code

@@ -10,7 +10,6 @@ comparable are printed, too.
 """
 
 import json
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from agents.runs.best import find_checkpoints
 from launch.command_line.command import command
 from launch.command_line.errors import check_output, check_paths, fail
 from launch.command_line.parsing import read_arguments
+from launch.experiments.interruption import Stopped, unwinding
 from launch.results.evaluation import mark_best, results_of, show, table, write_scores
 from neurocoder.checks import check_at_least, check_fraction
 
@@ -100,7 +100,7 @@ def main() -> None:
     except ValueError as error:
         fail(error)
     results: list[dict[str, Any]] = []
-    stopped = False
+    stopped: Stopped | None = None
     for run, candidates in zip(arguments.runs, checkpoints, strict=True):
         played, stopped = play(arguments, candidates)
         if played and arguments.all:
@@ -108,38 +108,42 @@ def main() -> None:
             print(table(run, played), flush=True)
         elif played:
             show(played[0])
-        elif not stopped:
+        elif stopped is None:
             fail(f"{run} has no checkpoint that can be used")
         results += played
-        if stopped:
+        if stopped is not None:
             break
     if results:
         write(arguments, results)
-    if stopped:
+    if stopped is not None:
         print(f"stopped; {len(results)} policies were played to the end of their games", file=sys.stderr)
-        raise SystemExit(128 + signal.SIGINT)
+        raise stopped
 
 
-def play(arguments: Arguments, checkpoints: list[Path]) -> tuple[list[dict[str, Any]], bool]:
-    """Plays with the checkpoints of a run. Returns the results, and whether Ctrl-C stopped the games."""
+def play(arguments: Arguments, checkpoints: list[Path]) -> tuple[list[dict[str, Any]], Stopped | None]:
+    """Plays with the checkpoints of a run. Returns the results, and the signal that stopped the games, if one did."""
+    # Here, because a module that is being imported may not take the exception of a signal.
+    import agents.runs.evaluation  # noqa: F401
+
     results = []
-    try:
-        for result in results_of(
-            checkpoints,
-            every=arguments.all,
-            episodes=arguments.episodes,
-            sticky=arguments.sticky,
-            life_loss_terminates=arguments.life_loss_terminates,
-            greedy=arguments.greedy,
-            seed=arguments.seed,
-            video=arguments.video,
-        ):
-            results.append(result)
-    except KeyboardInterrupt:
-        return results, True
-    except OSError as error:
-        fail(error, status=1)
-    return results, False
+    with unwinding():
+        try:
+            for result in results_of(
+                checkpoints,
+                every=arguments.all,
+                episodes=arguments.episodes,
+                sticky=arguments.sticky,
+                life_loss_terminates=arguments.life_loss_terminates,
+                greedy=arguments.greedy,
+                seed=arguments.seed,
+                video=arguments.video,
+            ):
+                results.append(result)
+        except Stopped as stopped:
+            return results, stopped
+        except OSError as error:
+            fail(error, status=1)
+    return results, None
 
 
 def write(arguments: Arguments, results: list[dict[str, Any]]) -> None:

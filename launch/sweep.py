@@ -96,17 +96,18 @@ def main() -> None:
         conclude(sweep)
         return
     print(f"run folder {sweep}   curves: tensorboard --logdir {shlex.quote(str(sweep))}", flush=True)
-    # Before Ray is imported, which takes seconds and loses a KeyboardInterrupt.
+    # Before Ray is imported, which takes seconds: a signal is noted from here on.
     interruption = Interruption()
     from launch.experiments.tune_trial import run_on_tune
 
+    advice = f"continue with {typed(PROGRAM, '--resume', sweep)}"
     try:
-        run_on_tune(runs, interruption, address=arguments.address, retries=arguments.retries)
+        if interruption.signal is None:
+            run_on_tune(runs, interruption, address=arguments.address, retries=arguments.retries)
     except TrainingError as error:
-        fail(error, status=1)
+        fail(f"{error}; {advice}", status=1)
     interruption.release()
     conclude(sweep)
-    advice = f"continue with {typed(PROGRAM, '--resume', sweep)}"
     if interruption.signal is not None:
         print(f"stopped; {advice}")
         raise SystemExit(interruption.exit_status)

@@ -107,13 +107,10 @@ class RayTraining(Training):
         self.config = config
         # A local cluster offers as many CPUs as the workers need, so that all of them start on a smaller machine, too.
         needed = 0 if config.workers == "auto" else config.workers * config.cpus_per_worker
-        self.connected = connect(address, cpus=max(needed, available_cores()))
-        try:
+        with connect(address, cpus=max(needed, available_cores())) as connection:
             workers = 1 if config.workers == "auto" else config.workers
             check_room(workers, "workers", cpus=config.cpus_per_worker, gpus=config.gpus_per_worker)
-        except TrainingError:
-            self._disconnect()
-            raise
+            self.connection = connection.pop_all()
         # Workers are spread over the nodes. Those of a sweep stay in the placement group of their run.
         self.spread = "SPREAD" if get_current_placement_group() is None else beside_driver()
         placed_server = ServerActor.options(  # type: ignore[attr-defined]
@@ -221,11 +218,7 @@ class RayTraining(Training):
         for worker in self.running.values():
             ray.kill(worker.actor)
         ray.kill(self.server)
-        self._disconnect()
-
-    def _disconnect(self) -> None:
-        if self.connected:
-            ray.shutdown()
+        self.connection.close()
 
 
 def _root(error: BaseException) -> BaseException:

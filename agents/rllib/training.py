@@ -4,6 +4,8 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env
+from ray.tune.trainable import trainable
 
 from agents.actor_critic.config import RECENT_EPISODES
 from agents.actor_critic.diagnostics import means
@@ -42,15 +45,16 @@ class RLlibTraining(Training):
     def __init__(self, config: RLlibConfig, snapshot: Snapshot | None = None, *, address: str | None = None):
         self.config = config
         processes = config.env_runners + config.learners + 1
-        self.connected = connect(address, cpus=max(processes, available_cores()))
         logging.getLogger("ray.rllib").setLevel(logging.ERROR)
-        try:
+        with ExitStack() as resources:
+            # RLlib makes a folder for each algorithm in ~/ray_results, which may be no place to write.
+            trainable.DEFAULT_STORAGE_PATH = resources.enter_context(TemporaryDirectory(prefix="rllib-"))
+            resources.enter_context(connect(address, cpus=max(processes, available_cores())))
             if config.learners:
                 check_room(config.learners, "learners", cpus=1, gpus=config.gpus_per_learner)
             self.algorithm = algorithm_config(config).build_algo()
-        except TrainingError:
-            self._disconnect()
-            raise
+            resources.callback(self.algorithm.stop)
+            self.resources = resources.pop_all()
         if snapshot is not None:
             learners = self.algorithm.learner_group
             weights = learners.get_weights()
@@ -131,12 +135,7 @@ class RLlibTraining(Training):
         return next(iter(self.algorithm.learner_group.foreach_learner(question))).get()
 
     def close(self) -> None:
-        self.algorithm.stop()
-        self._disconnect()
-
-    def _disconnect(self) -> None:
-        if self.connected:
-            ray.shutdown()
+        self.resources.close()
 
 
 def algorithm_config(config: RLlibConfig) -> AlgorithmConfig:

@@ -20,7 +20,7 @@ from agents.stored_settings import read_settings
 from launch.command_line.errors import check_address, check_paths, fail, require_gpu, typed
 from launch.command_line.flags import given_flags, refuse_unused_layers
 from launch.command_line.parsing import read_arguments, read_known_arguments
-from launch.experiments.interruption import Interruption
+from launch.experiments.interruption import Interruption, Stopped
 from launch.results.evaluation import show
 
 if TYPE_CHECKING:
@@ -150,6 +150,7 @@ def carry_out(program: str, arguments: RunArguments) -> int:
     from agents.runs.training import train
 
     config, address = arguments.config, arguments.address
+    interruption = Interruption()
     folder = arguments.resume or arguments.run_dir or new_folder(config.env, config.head)
     resume = typed(program, "--resume", folder, *(["--address", address] if address else []))
 
@@ -157,25 +158,27 @@ def carry_out(program: str, arguments: RunArguments) -> int:
         if metrics is None and env_steps >= config.total_steps:
             interruption.release()  # only the last games remain
         else:
-            interruption.listen()  # Ray installs its own handlers
+            interruption.listen()  # from now on the run can be saved
         return interruption.signal is not None
 
     try:
-        result = train(
-            config,
-            folder,
-            callback,
-            recording=arguments.recording,
-            resume=arguments.resume is not None,
-            weights_of=arguments.weights_of,
-            address=address,
-        )
-    except ValueError:
-        with suppress(OSError):
-            folder.rmdir()  # if it is new, it is still empty
+        with interruption.joining(address):
+            result = train(
+                config,
+                folder,
+                callback,
+                recording=arguments.recording,
+                resume=arguments.resume is not None,
+                weights_of=arguments.weights_of,
+                address=address,
+            )
+    except (ValueError, Stopped):
+        remove_unused(folder)
         raise
     except TrainingError as error:
-        fail(f"{error}; {_advice(folder, resume)}", status=1)
+        advice = _advice(folder, resume)
+        remove_unused(folder)
+        fail(f"{error}; {advice}", status=1)
     further = f"{resume} --total-steps {2 * config.total_steps:_}"
     if result.stopped:
         print(f"stopped; continue with {resume if result.env_steps < config.total_steps else further}")
@@ -190,6 +193,14 @@ def _advice(folder: Path, resume: str) -> str:
     if not checkpoints:
         return f"there is no checkpoint yet: start again with --run-dir {shlex.quote(str(folder))}"
     return f"continue from {checkpoints[0].name} with {resume}"
+
+
+def remove_unused(folder: Path) -> None:
+    """Removes the folder of a run that could not start."""
+    with suppress(OSError):
+        (folder / "checkpoints").rmdir()
+        (folder / "run.lock").unlink()
+        folder.rmdir()
 
 
 def show_result(result: "RunResult", resume: str) -> None:

@@ -1,7 +1,5 @@
 """What every command does around its work."""
 
-import signal
-import sys
 from collections.abc import Callable
 from functools import wraps
 
@@ -12,8 +10,7 @@ from launch.command_line.output import keep_writing
 def command(main: Callable[[], None]) -> Callable[[], None]:
     """Makes a function a command, which outlives the reader of its output.
 
-    A full disk or a file that cannot be read ends it with one line and status 1. Ctrl-C where nothing has to be saved
-    ends it with one line and status 130.
+    A full disk or a file that cannot be read ends it with one line and status 1.
     """
 
     @wraps(main)
@@ -21,9 +18,6 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
         keep_writing()
         try:
             main()
-        except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
-            raise SystemExit(128 + signal.SIGINT) from None
         except OSError as error:
             fail(error, status=1)
 

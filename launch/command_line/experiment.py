@@ -17,7 +17,7 @@ from launch.command_line.errors import check_address, check_paths, fail, has_gpu
 from launch.command_line.flags import given_flags, settings_of
 from launch.command_line.parsing import HELP, read_arguments
 from launch.experiments.folder import make_runs, resumed_runs
-from launch.experiments.interruption import Interruption
+from launch.experiments.interruption import Interruption, Stopped, unwinding
 from launch.experiments.ray_tasks import Execute, run_here, run_on_ray
 from neurocoder.checks import check_known, check_not_negative
 
@@ -155,7 +155,7 @@ def main(kind: type[ExperimentArguments], description: str | None) -> int:
 
         conclude(experiment)
         return 0
-    # Before torch is imported, which takes seconds and loses a KeyboardInterrupt.
+    # Before torch is imported, which takes seconds: a signal is noted from here on.
     interruption = Interruption()
     from launch.experiments.run import execute, prepare
 
@@ -164,9 +164,9 @@ def main(kind: type[ExperimentArguments], description: str | None) -> int:
             prepare(runs[0], changes)
     except ValueError as error:
         fail(error)
-    except KeyboardInterrupt:
-        print(f"stopped; continue with {typed(arguments.program, '--resume', experiment)}")
-        return interruption.exit_status
+    except Stopped:
+        print(f"continue with {typed(arguments.program, '--resume', experiment)}")
+        raise
     return carry_out(arguments, experiment, runs, partial(execute, changes=changes), interruption)
 
 
@@ -176,7 +176,8 @@ def new_runs(arguments: ExperimentArguments, argv: list[str]) -> tuple[Path, lis
     machine = arguments.machine()
     config = next(iter(runs.values()))[1]
     if config.data_set is not None:
-        ensure_files(config.data_set, Path(machine["data"]))
+        with unwinding():
+            ensure_files(config.data_set, Path(machine["data"]))
     experiment = arguments.placement.run_dir or new_folder(*arguments.folder_words(config))
     described = {
         name: {"label": label, arguments.key: config.to_dict(), **machine}
@@ -224,10 +225,12 @@ def carry_out(
     # Imported here, because a wrong command line should be refused at once.
     from launch.results.experiment import conclude
 
+    interruption = Interruption()
     placement = arguments.placement
     print(
         f"run folder {experiment}   curves: tensorboard --logdir {shlex.quote(str(experiment))}", flush=True
     )
+    advice = f"continue with {typed(arguments.program, '--resume', experiment)}"
     try:
         if len(runs) == 1 and placement.address is None:
             failures = run_here(runs, execute, interruption)
@@ -236,7 +239,7 @@ def carry_out(
                 runs, execute, interruption, address=placement.address, gpus_per_run=placement.gpus_per_run
             )
     except TrainingError as error:
-        fail(error, status=1)
+        fail(f"{error}; {advice}", status=1)
     interruption.release()
     try:
         conclude(experiment)
@@ -245,6 +248,6 @@ def carry_out(
     for name, failure in failures.items():
         print(f"error: {name}: {failure}", file=sys.stderr)
     if interruption.signal is not None:
-        print(f"stopped; continue with {typed(arguments.program, '--resume', experiment)}")
+        print(f"stopped; {advice}")
         return interruption.exit_status
     return 1 if failures else 0

@@ -103,10 +103,11 @@ def run_on_ray(
 
     from agents.ray_cluster import available_cores, connect
 
-    connect(address, cpus=available_cores())
-    try:
-        # Ray has put its own handlers there.
-        interruption.listen()
+    with interruption.joining(address):
+        connection = connect(address, cpus=available_cores())
+    with connection:
+        if interruption.signal is not None:  # Ray may have taken a while to start
+            return {}
         if ray.cluster_resources().get("GPU", 0) < gpus_per_run:
             raise TrainingError(
                 f"no node of the Ray cluster has a GPU, but --gpus-per-run is {gpus_per_run:g}"
@@ -115,8 +116,6 @@ def run_on_ray(
         task = ray.remote(num_cpus=1, num_gpus=gpus_per_run, max_retries=RESTARTS)(run_as_task)
         tasks = {task.remote(execute, run.absolute(), mailbox): run.name for run in runs}
         return watch(tasks, mailbox, Board(runs), interruption)
-    finally:
-        ray.shutdown()
 
 
 def watch(

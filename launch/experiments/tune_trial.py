@@ -165,21 +165,23 @@ def run_on_tune(runs: list[Path], interruption: Interruption, *, address: str | 
     assert config.workers != "auto"
     worker = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
     workers = max(config.workers, 1)
-    connect(address, cpus=max(workers * config.cpus_per_worker, available_cores()))
-    check_room(workers, "workers", cpus=config.cpus_per_worker, gpus=config.gpus_per_worker)
-    tuner = tune.Tuner(
-        tune.with_resources(
-            SweepTrial, tune.PlacementGroupFactory([{}] + [worker] * config.workers if config.workers else [worker])
-        ),
-        param_space={"run": tune.grid_search([str(run.absolute()) for run in runs])},
-        tune_config=tune.TuneConfig(trial_name_creator=lambda trial: Path(trial.config["run"]).name),
-        run_config=tune.RunConfig(
-            name="tune", storage_path=str(runs[0].parent.absolute()),
-            verbose=0, callbacks=[OnBoard(runs)],
-            failure_config=tune.FailureConfig(max_failures=retries),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a run has its own
-            stop=UntilSignal(),
-        ),
-    )  # fmt: skip
-    interruption.listen()  # Ray has installed its own handlers
-    tuner.fit()
+    with interruption.joining(address):
+        connection = connect(address, cpus=max(workers * config.cpus_per_worker, available_cores()))
+    with connection:
+        check_room(workers, "workers", cpus=config.cpus_per_worker, gpus=config.gpus_per_worker)
+        tuner = tune.Tuner(
+            tune.with_resources(
+                SweepTrial, tune.PlacementGroupFactory([{}] + [worker] * config.workers if config.workers else [worker])
+            ),
+            param_space={"run": tune.grid_search([str(run.absolute()) for run in runs])},
+            tune_config=tune.TuneConfig(trial_name_creator=lambda trial: Path(trial.config["run"]).name),
+            run_config=tune.RunConfig(
+                name="tune", storage_path=str(runs[0].parent.absolute()),
+                verbose=0, callbacks=[OnBoard(runs)],
+                failure_config=tune.FailureConfig(max_failures=retries),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a run has its own
+                stop=UntilSignal(),
+            ),
+        )  # fmt: skip
+        if interruption.signal is None:  # Ray may have taken a while to start
+            tuner.fit()

@@ -11,12 +11,8 @@ from tests.benchmarks.measure import Count
 
 def impala_rates(env: str, games: int, timing: dict[str, Any]) -> np.ndarray:
     """Trains with one runner. Returns agent steps a second, (windows,)."""
-    import ray
-
     from agents.ray_cluster import connect
 
-    connect(None, cpus=4)
-    algorithm = impala_config(env, games).build_algo()
     steps = 0
 
     def count() -> int:
@@ -25,11 +21,12 @@ def impala_rates(env: str, games: int, timing: dict[str, Any]) -> np.ndarray:
         steps = int(learnt.get("num_env_steps_trained_lifetime", steps))
         return steps
 
-    try:
-        return driven_rates(count, **timing)
-    finally:
-        algorithm.stop()
-        ray.shutdown()
+    with connect(None, cpus=4):
+        algorithm = impala_config(env, games).build_algo()
+        try:
+            return driven_rates(count, **timing)
+        finally:
+            algorithm.stop()
 
 
 def impala_config(env: str, games: int) -> Any:

@@ -38,12 +38,11 @@ def service_seconds(
 
     A push takes the gradient from the object store, makes the update and puts the weights into the store.
     """
-    connect(None, cpus=2)
-    server = ServerActor.options(num_cpus=0).remote(config, None)  # type: ignore[attr-defined]
     gradient, report = RolloutWorker(replace(config, envs_per_worker=1, rollout_steps=1), 0).rollout(0, 0)
-    # Putting the gradient into the object store is the worker's cost.
-    shared, number, seconds = ray.put(gradient), 0, []
-    try:
+    with connect(None, cpus=2):
+        server = ServerActor.options(num_cpus=0).remote(config, None)  # type: ignore[attr-defined]
+        # Putting the gradient into the object store is the worker's cost.
+        shared, number, seconds = ray.put(gradient), 0, []
         for _ in range(bursts):
             start, waiting = time.perf_counter(), []
             for _ in range(pushes):
@@ -53,8 +52,6 @@ def service_seconds(
                     ray.get(waiting.pop(0))
             ray.get(waiting)
             seconds.append((time.perf_counter() - start) / pushes)
-    finally:
-        ray.shutdown()
     return np.array(seconds)
 
 

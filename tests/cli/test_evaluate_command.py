@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def test_ctrl_c_keeps_what_has_been_played(run, tmp_path, monkeypatch):
 
     def interrupted(checkpoint: Path, *given, **named):
         if len(played) == 2:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
         played.append(play(checkpoint, *given, **named))
         return played[-1]
 

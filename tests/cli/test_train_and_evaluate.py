@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -71,16 +73,19 @@ def test_a_run_folder_holds_settings_checkpoints_and_all_curves(trained):
 
 
 def test_a_run_on_ray_that_was_evaluated_ends_without_an_error(tmp_path):
-    output = run(
+    """As in a batch system: without a home, without a token of Ray, and with a long path for temporary files."""
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    process = start(
         "train", "--env", "Breakout", "--head", "mlp", "--workers", 1, "--envs-per-worker", 2,
-        "--total-steps", 1_000, "--run-dir", tmp_path, "--evaluate-episodes", 0,
+        "--total-steps", 1_000, "--run-dir", tmp_path / "run", "--evaluate-episodes", 0,
         "--evaluate-every", 300, "--evaluate-games", 1,
+        HOME="/nonexistent", RAY_AUTH_TOKEN_PATH="/nonexistent/token", RAY_TMPDIR=str(long),
     )  # fmt: skip
-    assert (
-        "starting Ray" in output
-        and "evaluation at " in output
-        and output.splitlines()[-1].startswith("resume")
-    )
+    output = finished(process)
+    assert "starting Ray" in output and "evaluation at " in output
+    assert output.splitlines()[-1].startswith("resume")
+    assert list(long.iterdir()) == []
 
 
 def test_a_policy_is_evaluated_on_full_games_with_scores_json_and_video(trained, tmp_path):
@@ -187,22 +192,32 @@ def test_a_run_is_not_resumed_with_a_preset(trained, preset):
     assert "--preset: a resumed run has its own settings" in line
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder with a path of 30 bytes, the longest one in which Ray can have its sockets."""
+    with tempfile.TemporaryDirectory(prefix="r" * 17, dir="/tmp") as name:
+        assert len(name) == 30
+        yield Path(name)
+
+
 @pytest.mark.parametrize(
     "workers, number, status",
-    [(0, signal.SIGTERM, 143), (2, signal.SIGINT, 130)],
-    ids=["SIGTERM", "Ctrl-C on Ray"],
+    [(0, signal.SIGINT, 130), (2, signal.SIGTERM, 143)],
+    ids=["Ctrl-C", "SIGTERM on Ray"],
 )
-def test_a_signal_ends_a_run_with_a_last_checkpoint_and_no_process_left(workers, number, status, tmp_path):
+def test_a_signal_ends_a_run_with_a_last_checkpoint_and_no_process_or_file_left(
+    workers, number, status, tmp_path, short_folder
+):
     folder = tmp_path / "run"
     process = start(
         "train", "--workers", workers, "--envs-per-worker", 2, "--rollout-steps", 5, "--checkpoint-every", 1,
-        "--run-dir", folder, 
+        "--run-dir", folder, RAY_TMPDIR=str(short_folder),
     )  # fmt: skip
     wait_for(lambda: list_checkpoints(folder / "checkpoints"))
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) > workers or workers == 0
     assert "in use by a live run" in refusal("train", "--resume", folder)
-    # A terminal sends the signal to the whole group.
+    # A terminal and `timeout` send the signal to the whole group.
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == status, errors
@@ -210,3 +225,4 @@ def test_a_signal_ends_a_run_with_a_last_checkpoint_and_no_process_left(workers,
     newest = load_newest(folder / "checkpoints", warn=pytest.fail)
     assert newest.state["env_steps"] > 0
     wait_for(lambda: not psutil.wait_procs(family, timeout=0)[1], seconds=15)
+    assert list(short_folder.iterdir()) == []

@@ -5,8 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,7 @@ from ray.cluster_utils import Cluster
 from agents.a3c import start_training
 from agents.a3c.config import A3CConfig
 from agents.runs.checkpoints import list_checkpoints, load_newest
-from tests.commands import ROOT, wait_for
+from tests.commands import ROOT, finished, start, wait_for
 
 
 def free_ports(count: int) -> list[int]:
@@ -62,6 +63,74 @@ def test_training_continues_when_a_node_leaves_and_uses_the_cores_of_a_node_that
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+@pytest.fixture
+def cluster_with_token() -> Iterator[tuple[str, str]]:
+    """The address of a cluster that `ray start` has started, and its token."""
+    token, (port,) = "2" * 64, free_ports(1)
+    programs = Path(sys.executable).parent
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        head = subprocess.Popen(
+            [programs / "ray", "start", "--head", "--block", f"--port={port}", "--num-cpus=1",
+             "--include-dashboard=false", f"--temp-dir={folder}"],
+            env=os.environ | {"RAY_AUTH_TOKEN": token}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            wait_for((Path(folder) / "ray_current_cluster").exists)
+            yield (Path(folder) / "ray_current_cluster").read_text(), token
+        finally:
+            os.killpg(head.pid, signal.SIGTERM)
+            head.wait(timeout=60)
+
+
+@pytest.mark.slow
+def test_a_cluster_wants_its_token(cluster_with_token, tmp_path):
+    address, token = cluster_with_token
+
+    def refused(place: str, **environment: str) -> str:
+        process = start(
+            "train", "--workers", 1, "--address", place, "--run-dir", tmp_path / "run", **environment
+        )
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1 and errors.count("\n") == 1 and not (tmp_path / "run").exists(), errors
+        return errors
+
+    # The environment of all tests has another token.
+    for place in (address, "auto"):
+        assert "wants its token" in refused(place) and "RAY_AUTH_TOKEN_PATH" in refused(place)
+    assert "wants its token" in refused(address, RAY_AUTH_MODE="disabled")
+    assert "wants its token" in refused(address, RAY_AUTH_TOKEN_PATH="/nonexistent")
+    output = finished(
+        start(
+            "train", "--head", "mlp", "--workers", 1, "--envs-per-worker", 2, "--address", "auto", "--total-steps",
+            100, "--evaluate-episodes", 0, "--run-dir", tmp_path / "run", RAY_AUTH_TOKEN=token,
+        )
+    )  # fmt: skip
+    assert output.splitlines()[-1].startswith("resume")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["train", "sweep", "supervised"])
+def test_an_address_that_answers_but_is_no_cluster_is_an_error_within_30_seconds(command, tmp_path):
+    """A server that accepts connections and says nothing."""
+    task = ("polynomials", "--seeds", 2) if command == "supervised" else ()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        began = time.monotonic()
+        process = start(command, *task, "--address", address, "--run-dir", tmp_path / "run")
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 1 and errors.count("\n") == 1, output + errors
+        assert errors.startswith(f"error: no Ray cluster at --address {address}")
+        assert time.monotonic() - began < 30
+        # A signal need not wait for that.
+        process = start(command, *task, "--address", address, "--run-dir", tmp_path / "other")
+        time.sleep(5)
+        os.killpg(process.pid, signal.SIGTERM)
+        output, errors = process.communicate(timeout=25)
+        assert process.returncode == 143 and errors == "", output + errors
+        assert "stopped" in output.splitlines()[-1]
 
 
 @pytest.mark.slow

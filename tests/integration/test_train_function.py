@@ -1,5 +1,6 @@
 """The function `agents.train` on real games, and the files that it leaves."""
 
+import contextlib
 import io
 import json
 import os
@@ -26,7 +27,7 @@ from agents.runs.recording import Recording
 from agents.runs.transfer import start_from
 from envs.atari import AtariGames
 from neurocoder.settings import NeurocoderSettings
-from tests.commands import curves
+from tests.commands import ROOT, curves, run_in
 from tests.unit.agents.runs.saved_runs import save
 
 CONFIG = A3CConfig(
@@ -319,13 +320,27 @@ def test_loading_a_policy_does_not_change_the_random_state_of_torch(trained):
 
 @pytest.fixture
 def cluster():
-    import ray
-
     from agents.ray_cluster import connect
 
-    connect(None, cpus=1)
-    yield
-    ray.shutdown()
+    with connect(None, cpus=1):
+        yield
+
+
+def test_nobody_else_finds_or_enters_a_private_cluster(cluster, monkeypatch):
+    import ray
+    from ray._private.services import find_gcs_addresses
+
+    from agents.shared_cluster import cluster_of_this_machine
+
+    here = ray.get_runtime_context().gcs_address
+    assert here.startswith("127.0.0.1:") and here in find_gcs_addresses()
+    # Somebody may have started another cluster.
+    with contextlib.suppress(ValueError):
+        assert cluster_of_this_machine() != here
+    code = f"from ray._raylet import GcsClient; GcsClient(address={here!r})"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "1" * 64)
+    intruder = run_in(ROOT, "-c", code)
+    assert intruder.returncode == 1 and "AuthenticationError" in intruder.stderr
 
 
 def test_an_evaluator_on_ray_has_the_lowest_priority_and_survives_the_death_of_its_actor(trained, cluster):

@@ -38,10 +38,12 @@ PROJECT = {*FOLDERS, "tests"}
 LIGHT = {"neurocoder", "torch", *sys.stdlib_module_names}  # all that neurocoder may import
 RAY = {
     "agents/a3c/ray_training.py",
+    "agents/private_cluster.py",
     "agents/ray_cluster.py",
     "agents/rllib/module.py",
     "agents/rllib/training.py",
     "agents/runs/evaluator.py",
+    "agents/shared_cluster.py",
 }  # and all of launch
 
 
