@@ -144,7 +144,7 @@ def fixed_settings(config: ActorCriticConfig) -> dict[str, object]:
 
 def carry_out(program: str, arguments: RunArguments) -> int:
     """Starts or resumes a run, and trains. Returns the exit status. Raises ValueError if it cannot start."""
-    # Before torch and Ray are imported, which takes seconds and loses a KeyboardInterrupt.
+    # Before torch and Ray are imported, which takes seconds: a signal is noted from here on.
     interruption = Interruption()
     from agents.errors import TrainingError
     from agents.runs.training import train

@@ -59,7 +59,7 @@ def test_a_second_signal_ends_a_process_that_is_in_a_library():
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=10)
-    assert process.returncode == 130 and output == ""
+    assert process.returncode == 130 and output.count("stopping") <= 1 and output.count("\n") <= 1
 
 
 def test_a_signal_that_timeout_sends_twice_at_once_is_one():
@@ -68,4 +68,4 @@ def test_a_signal_that_timeout_sends_twice_at_once_is_one():
     time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=30)
-    assert process.returncode == 0 and output == "143\n"
+    assert process.returncode == 0 and output.endswith("143\n") and output.count("stopping") == 1
