@@ -77,6 +77,8 @@ class Interruption:
         os.close(self._writer)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            return
         self.signal = number
         # Not by print, whose stream may be in use where the signal came.
         with suppress(OSError):
