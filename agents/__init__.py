@@ -4,7 +4,12 @@
 takes seconds.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# In a container the user may have no account, and so no home. Parts of Ray look for one when they are imported.
+if os.path.expanduser("~") == "~":
+    os.environ["HOME"] = "/"
 
 if TYPE_CHECKING:
     from agents.runs.policy import load_policy

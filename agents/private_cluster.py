@@ -18,8 +18,8 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 
 from agents.errors import TrainingError
 
-LONGEST_FOLDER = 30
-"""Bytes of the path of a folder. Ray adds up to 77 for its sockets, and Linux takes 107 for a socket."""
+LONGEST_FOLDER = 28
+"""Bytes of the path of a folder. Up to 79 are added for Ray's sockets, and Linux takes 107 for a socket."""
 
 
 @contextmanager
@@ -45,7 +45,8 @@ def private_cluster(*, cpus: int, **settings: Any) -> Iterator[None]:
                         address="local",
                         num_cpus=cpus,
                         include_dashboard=False,
-                        _temp_dir=str(folder),
+                        # Ray opens its folder to all users.
+                        _temp_dir=str(folder / "r"),
                         **settings,
                     )
             except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:

@@ -80,7 +80,7 @@ def test_a_run_on_ray_that_was_evaluated_ends_without_an_error(tmp_path):
         "train", "--env", "Breakout", "--head", "mlp", "--workers", 1, "--envs-per-worker", 2,
         "--total-steps", 1_000, "--run-dir", tmp_path / "run", "--evaluate-episodes", 0,
         "--evaluate-every", 300, "--evaluate-games", 1,
-        HOME="/nonexistent", RAY_AUTH_TOKEN_PATH="/nonexistent/token", RAY_TMPDIR=str(long),
+        HOME="/dev/null", RAY_AUTH_TOKEN_PATH="/dev/null/token", RAY_TMPDIR=str(long),
     )  # fmt: skip
     output = finished(process)
     assert "starting Ray" in output and "evaluation at " in output
@@ -194,9 +194,9 @@ def test_a_run_is_not_resumed_with_a_preset(trained, preset):
 
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
-    """A folder with a path of 30 bytes, the longest one in which Ray can have its sockets."""
-    with tempfile.TemporaryDirectory(prefix="r" * 17, dir="/tmp") as name:
-        assert len(name) == 30
+    """A folder with a path of 28 bytes, the longest one in which Ray can have its sockets."""
+    with tempfile.TemporaryDirectory(prefix="r" * 15, dir="/tmp") as name:
+        assert len(name) == 28
         yield Path(name)
 
 

@@ -6,6 +6,7 @@ import random
 import resource
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -48,6 +49,23 @@ def test_the_death_of_the_parameter_server_ends_a_run_with_the_command_to_resume
     process = start("--resume", folder, "--total-steps", before.step + 40)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and f"resuming at {before.step:,} steps" in output
+
+
+@pytest.mark.slow
+def test_the_logs_of_ray_stay_where_ray_died(tmp_path):
+    folder = tmp_path / "run"
+    with tempfile.TemporaryDirectory(prefix="logs-") as place:
+        process = commands.start(
+            "train", *SMALL, "--checkpoint-every", 50, "--run-dir", folder, RAY_TMPDIR=place
+        )
+        wait_for(lambda: steps(folder))
+        (raylet,) = (child for child in psutil.Process(process.pid).children() if child.name() == "raylet")
+        raylet.kill()
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 1
+        (left,) = Path(place).iterdir()
+        assert f"warning: raylet of Ray died; the logs are in {left}" in errors
+        assert list(left.glob("r/session_*/logs/raylet.out"))
 
 
 def test_a_full_disk_costs_checkpoints_and_curves_but_not_the_run(tmp_path):

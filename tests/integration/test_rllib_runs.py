@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -122,7 +123,10 @@ def short_run(request) -> Iterator[Run]:
             while training.env_steps < 800:
                 training.advance()
             scalars = list(training.scalars)
+            folder = Path(training.algorithm.logdir)
+            assert folder.is_dir() and not folder.is_relative_to(Path.home())
             yield Run(algo, witness, training.drain(), scalars, results)
+        assert not folder.exists()
 
 
 def test_every_game_is_reported_once(short_run):

@@ -1,12 +1,24 @@
 """The room of a Ray cluster, computed from its nodes."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import ray
 
 from agents.errors import TrainingError
 from agents.ray_cluster import available_cores, check_room
+from tests.commands import ROOT
+
+
+def test_a_user_without_an_account_has_a_home_for_ray():
+    code = (
+        "import pwd; pwd.getpwuid = lambda uid: {}[uid]\nimport agents, pathlib; print(pathlib.Path.home())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    program = [sys.executable, "-c", code]
+    assert subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True).stdout == "/\n"
 
 
 def node(cpus: float, gpus: float = 0, *, alive: bool = True) -> dict:
