@@ -17,7 +17,7 @@ from launch.command_line.errors import check_address, check_paths, fail, has_gpu
 from launch.command_line.flags import given_flags, settings_of
 from launch.command_line.parsing import HELP, read_arguments
 from launch.experiments.folder import make_runs, resumed_runs
-from launch.experiments.interruption import Interruption, Stopped, unwinding
+from launch.experiments.interruption import Interruption, unwinding
 from launch.experiments.ray_tasks import Execute, run_here, run_on_ray
 from neurocoder.checks import check_known, check_not_negative
 
@@ -160,13 +160,10 @@ def main(kind: type[ExperimentArguments], description: str | None) -> int:
     from launch.experiments.run import execute, prepare
 
     try:
-        with interruption.raised():
+        with interruption.raised(f"continue with {typed(arguments.program, '--resume', experiment)}"):
             prepare(runs[0], changes)
     except ValueError as error:
         fail(error)
-    except Stopped:
-        print(f"continue with {typed(arguments.program, '--resume', experiment)}")
-        raise
     return carry_out(arguments, experiment, runs, partial(execute, changes=changes), interruption)
 
 

@@ -30,13 +30,13 @@ def stop_at_once() -> None:
 
 
 @contextmanager
-def unwinding() -> Iterator[None]:
-    """Within, a signal raises Stopped, so that what has begun is undone. Whoever does not catch it says "stopped"."""
+def unwinding(advice: str = "") -> Iterator[None]:
+    """Within, a signal raises Stopped, so that what has begun is undone. Says "stopped", and the advice if there is one."""
     before = _handle_with(_unwind)
     try:
         yield
     except Stopped:
-        print("stopped", flush=True)
+        print(f"stopped; {advice}" if advice else "stopped", flush=True)
         raise
     finally:
         for number, handler in before.items():
@@ -59,9 +59,9 @@ class Interruption:
         _handle_with(self._note)
 
     @contextmanager
-    def raised(self) -> Iterator[None]:
+    def raised(self, advice: str = "") -> Iterator[None]:
         """Within, a signal raises Stopped, also one that came before. For work that leaves nothing to save."""
-        with unwinding():
+        with unwinding(advice):
             if self.signal is not None:
                 raise Stopped(self.exit_status)
             yield
