@@ -66,7 +66,8 @@ def test_a_sweep_trains_and_evaluates_every_combination_and_ends_with_a_table(tm
         (line,) = (line for line in lines if line.startswith("Breakout") and result["head"] in line.split())
         # One run has no interval.
         assert line.split() == ["Breakout", result["head"], "0.0007", "1", f"{score:.1f}"]
-    shown = lines[1 : lines.index("")]
+    assert lines[1] == "starting Ray, which takes some seconds ..."
+    shown = lines[2 : lines.index("")]
     ended = [line.split()[0] for line in shown if re.match(r"\S+ +done ", line)]
     assert sorted(ended) == sorted(done)
     state = r"starting|(done +)?[\d,]+ / 900 steps  score (-|[\d.]+)"
@@ -298,7 +299,7 @@ def test_a_run_that_diverges_is_named_with_the_tensor_and_the_likely_cause(tmp_p
     monkeypatch.setattr("launch.experiments.tune_trial.run_on_tune", run_here)
     flags = ("--env", "Breakout", "--seeds", 1, "--head", "mlp", "--workers", 0, "--envs-per-worker", 2)
     status, _, errors = in_this_process(
-        main, *flags, "--lr", "1e25,1e-4", "--rollout-steps", 5, "--total-steps", 20, "--evaluate-every", 0,
+        main, *flags, "--learning-rate", "1e25,1e-4", "--rollout-steps", 5, "--total-steps", 20, "--evaluate-every", 0,
         "--evaluate-episodes", 1, "--run-dir", tmp_path / "sweep",
     )  # fmt: skip
     assert status == 1 and results(tmp_path / "sweep").keys() == {"breakout-mlp-lr0.0001-seed1"}
