@@ -18,7 +18,7 @@ from agents.a3c.flat_parameters import flatten_parameters
 from agents.a3c.messages import Report, Start
 from agents.a3c.precision import PRECISIONS, choose_precision, node_kind
 from agents.a3c.returns import generalised_advantages
-from agents.actor_critic.diagnostics import describe_rollout
+from agents.actor_critic.diagnostics import describe_network, describe_rollout
 from agents.actor_critic.loss import actor_critic_losses
 from agents.actor_critic.network import build_network
 from agents.actor_critic.sampling import sample_actions
@@ -51,6 +51,7 @@ class Rollout:
 class Answers(NamedTuple):
     """What the network answers to a rollout."""
 
+    features: Tensor  # (T, N, F)
     hidden: Tensor  # (T, N, H), outputs of the LSTM
     logits: Tensor  # (T, N, A)
     values: Tensor  # (T, N)
@@ -201,7 +202,7 @@ class RolloutWorker:
             next_hidden, _ = network.step(next_features, self.state, self.start, lstm_weights)
             next_value = network.critic(next_hidden).squeeze(-1)  # (N,)
             self.last_policy = network.actor(next_hidden).log_softmax(dim=-1)  # (N, A)
-        return Answers(hidden, logits, values, next_value)
+        return Answers(features, hidden, logits, values, next_value)
 
     def _loss(
         self, rollout: Rollout, answers: Answers, entropy_weight: float
@@ -230,6 +231,7 @@ class RolloutWorker:
         scalars |= describe_rollout(
             answers.values, advantages, returns, rollout.actions, rollout.valid, self.actions
         )
+        scalars |= describe_network(self.network, answers.features, answers.hidden)
         if rollout.kl is not None:
             scalars["policy/kl"] = rollout.kl.item()
         return loss, scalars

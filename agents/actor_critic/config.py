@@ -36,6 +36,9 @@ class PolicySettings(LayerSettings):
     """The network sees each frame minus this times the frame before it."""
     lstm_hidden: int = 512
     """Units of the LSTM."""
+    normalise_features: bool = True
+    """The LSTM sees the features of each observation with zero mean and unit deviation. Without this the first updates
+    may make the network blind (docs/results/blind.md)."""
 
     life_loss_terminates: bool = True
     """Losing a life ends the episode for the policy, while the game continues. Evaluations treat lives the same way."""
@@ -76,8 +79,8 @@ class PolicySettings(LayerSettings):
 
         Raises ValueError for names that this version does not know or values of another type.
         """
-        # Runs from before this setting did not press FIRE there.
-        return read_settings(cls, {"fire_after_life_loss": False} | stored)
+        # How runs from before these settings were played.
+        return read_settings(cls, {"fire_after_life_loss": False, "normalise_features": False} | stored)
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class ActorCriticConfig(PolicySettings):
     key: ClassVar[str]
     """The name of these settings in a run's config.json."""
     fixed: ClassVar[tuple[str, ...]] = (
-        *("env", "head", "head_on", "network", "frames", "motion", "lstm_hidden"),
+        *("env", "head", "head_on", "network", "frames", "motion", "lstm_hidden", "normalise_features"),
         *(f.name for f in fields(LayerSettings)),
     )
     """Settings that decide the shape of what a checkpoint holds. A resumed run keeps them."""

@@ -4,7 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from neurocoder.networks.recurrent import RecurrentActorCritic
+
+SATURATED = 0.05
+"""A gate this near to 0 or 1 has hardly a gradient."""
+BLIND = 0.01
+"""A fresh LSTM's output deviates by 0.05 to 0.15 over frames. Below this, the policy is the same for all frames."""
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
@@ -38,6 +46,28 @@ def describe_rollout(
     }
     scalars |= {f"policy/action/{name}": share for name, share in zip(names, shares.tolist(), strict=True)}
     return {tag: value for tag, value in scalars.items() if abs(value) < float("inf")}
+
+
+@torch.no_grad()
+def describe_network(network: RecurrentActorCritic, features: Tensor, hidden: Tensor) -> dict[str, float]:
+    """Returns scalars by tag that show whether a network sees its frames.
+
+    Args:
+        features: (T, N, F), before they are normalised.
+        hidden: (T, N, H), the LSTM's outputs for them.
+    """
+    scalars = {
+        "network/dead_features": (features == 0).flatten(0, 1).all(dim=0).float().mean().item(),
+        "network/lstm_deviation": hidden.flatten(0, 1).std(dim=0, correction=0).mean().item(),
+    }
+    if len(hidden) > 1:
+        weights = network.lstm_weights()
+        x, h = (tensor.to(weights.input.dtype) for tensor in (network.lstm_input(features[-1]), hidden[-2]))
+        gates = F.linear(x, weights.input, weights.bias) + F.linear(h, weights.hidden)  # (N, 4H)
+        i, f, _, o = gates.float().sigmoid().chunk(4, dim=-1)
+        gates = torch.cat((i, f, o))
+        scalars["network/saturated_gates"] = ((gates - 0.5).abs() > 0.5 - SATURATED).float().mean().item()
+    return scalars
 
 
 def means(rows: Sequence[dict[str, float]]) -> dict[str, float]:

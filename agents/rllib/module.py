@@ -32,7 +32,7 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
 
 from agents.actor_critic.config import PolicySettings
-from agents.actor_critic.diagnostics import describe_rollout
+from agents.actor_critic.diagnostics import describe_network, describe_rollout
 from agents.actor_critic.loss import actor_critic_losses
 from agents.actor_critic.network import build_network
 from agents.finite import first_cause
@@ -40,6 +40,7 @@ from neurocoder import auxiliary_loss
 from neurocoder.networks.recurrent import RecurrentActorCritic
 
 SCALARS = "scalars"
+FEATURES = "features"
 
 
 class NeurocoderRLModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI):
@@ -59,11 +60,13 @@ class NeurocoderRLModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI):
         return {Columns.ACTION_DIST_INPUTS: _logits(self.policy, hidden), Columns.STATE_OUT: state}
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        hidden, state = _hidden(self.policy, batch)
+        features = _features(self.policy, batch)
+        hidden, state = _recur(self.policy, features, batch)
         return {
             Columns.ACTION_DIST_INPUTS: _logits(self.policy, hidden),
             Columns.STATE_OUT: state,
             Columns.EMBEDDINGS: hidden,  # for `compute_values`
+            FEATURES: features,  # for the learner's scalars
         }
 
     def compute_values(self, batch: dict[str, Any], embeddings: Tensor | None = None) -> Tensor:
@@ -96,9 +99,20 @@ def _hidden(network: RecurrentActorCritic, batch: dict[str, Any]) -> tuple[Tenso
 
     No sequence crosses an episode's end.
     """
-    frames, state = batch[Columns.OBS], batch[Columns.STATE_IN]  # (B, T, C, 80, 80)
-    features = network.features(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])  # (B, T, F)
-    start = torch.zeros(frames.shape[1::-1], dtype=torch.bool, device=frames.device)  # (T, B)
+    return _recur(network, _features(network, batch), batch)
+
+
+def _features(network: RecurrentActorCritic, batch: dict[str, Any]) -> Tensor:
+    """Returns the features (B, T, F) of the observations (B, T, C, 80, 80)."""
+    frames = batch[Columns.OBS]
+    return network.features(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+
+
+def _recur(
+    network: RecurrentActorCritic, features: Tensor, batch: dict[str, Any]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    state = batch[Columns.STATE_IN]
+    start = torch.zeros(features.shape[1::-1], dtype=torch.bool, device=features.device)  # (T, B)
     hidden, (h, c) = network.recur(features.transpose(0, 1), (state["h"], state["c"]), start)
     return hidden.transpose(0, 1), {"h": h, "c": c}
 
@@ -124,6 +138,11 @@ class _Learner:
             values = module.compute_values(batch, embeddings=fwd_out[Columns.EMBEDDINGS])
             advantages, returns = self.advantages(module, config, batch, logits, values)
             scalars = describe_update(batch, logits, values, advantages, returns)
+            scalars |= describe_network(
+                module.policy,
+                fwd_out[FEATURES].transpose(0, 1),
+                fwd_out[Columns.EMBEDDINGS].transpose(0, 1),
+            )
         scalars["losses/policy"] = self.metrics.peek((module_id, self.policy_loss))  # type: ignore[attr-defined]
         scalars["losses/orthogonality"] = orthogonality.item()
         self.log_scalars(module_id, scalars)

@@ -33,7 +33,7 @@ def start_from(run: Path, config: ActorCriticConfig) -> tuple[Snapshot, list[str
             layers.
     """
     source, settings = _newest(run)
-    for name in ("network", "frames", "motion", "lstm_hidden"):
+    for name in ("network", "frames", "motion", "lstm_hidden", "normalise_features"):
         before, now = getattr(settings, name), getattr(config, name)
         if before != now:
             raise ValueError(

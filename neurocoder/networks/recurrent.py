@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neurocoder.checks import check_fraction, check_sizes
@@ -51,16 +52,20 @@ class RecurrentActorCritic(nn.Module):
         frames: int = 1,
         motion: float = 0.0,
         lstm_hidden: int = 512,
+        normalise_features: bool = True,
     ):
         """
         Args:
             frames: the number of newest frames that the convolutions see.
             motion: m. The convolutions see each frame minus m times the frame before it.
+            normalise_features: the LSTM sees the features of each observation with zero mean and unit deviation
+                (layer normalisation without parameters).
         """
         super().__init__()
         check_sizes(actions=actions, frames=frames, lstm_hidden=lstm_hidden)
         check_fraction("motion", motion)
         self.motion, self.channels = motion, frames + (motion > 0)
+        self.normalise_features = normalise_features
         features = self.build_convolutions(frames)
         self.lstm = nn.LSTMCell(features, lstm_hidden)
         self.actor = actor(lstm_hidden, actions)
@@ -74,20 +79,22 @@ class RecurrentActorCritic(nn.Module):
         """Makes the layers before the LSTM for that many channels. Returns F, the number of features."""
 
     def _initialise(self) -> None:
-        """Draws linear output layers and zeroes the LSTM's biases.
+        """Draws the LSTM and linear output layers.
 
-        The rows of the actor have norm 0.01, so that the policy starts nearly uniform. The critic's row has norm 1.
-        Both norms follow rl_a3c_pytorch. The LSTM has torch's weights and zero biases. In rl_a3c_pytorch the forget
-        gate's bias is 1, recurrent weights are orthogonal and input weights Xavier. Other output layers keep
-        the values they were made with.
+        The LSTM has orthogonal weights and zero biases (Huang et al. 2022, "The 37 implementation details of PPO").
+        Rows of linear output layers have norm 0.01. So the policy starts nearly uniform, and the errors of the first
+        values, which are noise, hardly reach the layers below. Other output layers keep the values they were made
+        with.
         """
+        nn.init.orthogonal_(self.lstm.weight_ih)
+        nn.init.orthogonal_(self.lstm.weight_hh)
         nn.init.zeros_(self.lstm.bias_ih)
         nn.init.zeros_(self.lstm.bias_hh)
-        for layer, norm in ((self.actor, 0.01), (self.critic, 1.0)):
+        for layer in (self.actor, self.critic):
             if isinstance(layer, nn.Linear):
                 with torch.no_grad():
                     layer.weight.normal_()
-                    layer.weight *= norm / layer.weight.norm(dim=1, keepdim=True)
+                    layer.weight *= 0.01 / layer.weight.norm(dim=1, keepdim=True)
                     if layer.bias is not None:
                         layer.bias.zero_()
 
@@ -154,6 +161,10 @@ class RecurrentActorCritic(nn.Module):
         # Not .contiguous(channels_last): with one channel it leaves strides that torch takes for the default layout.
         return x.reshape(-1, FRAME, FRAME, 1).permute(0, 3, 1, 2)
 
+    def lstm_input(self, features: Tensor) -> Tensor:
+        """Features (..., F) -> what the LSTM sees of them, of the same shape."""
+        return F.layer_norm(features, features.shape[-1:]) if self.normalise_features else features
+
     def lstm_weights(self) -> LSTMWeights:
         """The LSTM's weights in `compute_dtype`. They are valid as long as the parameters do not change."""
         cell, dtype = self.lstm, self._dtype()
@@ -178,6 +189,7 @@ class RecurrentActorCritic(nn.Module):
         A caller with many steps passes `lstm_weights` as `weights`, so that they are converted once.
         """
         weights = weights or self.lstm_weights()
+        features = self.lstm_input(features)
         keep = (~start).to(features.dtype).unsqueeze(-1)  # (T, N, 1)
         hidden, c = lstm_forward(features, weights, *state, keep)
         return hidden, (hidden[-1], c)
@@ -186,12 +198,12 @@ class RecurrentActorCritic(nn.Module):
 def convolution(
     channels_in: int, channels_out: int, kernel: int, *, stride: int = 1, padding: int = 0
 ) -> nn.Conv2d:
-    """Makes a convolution with Xavier-uniform weights and zero biases.
+    """Makes a convolution with orthogonal weights, of the gain for a ReLU, and zero biases.
 
     The weights are channels-last, which on a CPU is nearly twice as fast as the default layout.
     """
     layer = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=padding)
-    nn.init.xavier_uniform_(layer.weight, nn.init.calculate_gain("relu"))
+    nn.init.orthogonal_(layer.weight, nn.init.calculate_gain("relu"))
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)

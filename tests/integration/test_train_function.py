@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import resource
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
@@ -24,6 +25,7 @@ from agents.runs.checkpoints import list_checkpoints, load_checkpoint, load_newe
 from agents.runs.evaluation import evaluate
 from agents.runs.evaluator import EvaluationFailed, Evaluator
 from agents.runs.recording import Recording
+from agents.runs.snapshots import save_snapshot
 from agents.runs.transfer import start_from
 from envs.atari import AtariGames
 from neurocoder.settings import NeurocoderSettings
@@ -251,6 +253,22 @@ def test_an_output_layer_of_another_kind_or_size_starts_fresh_and_is_named(sourc
         expected = ours if name.split(".")[0] in fresh else theirs
         assert torch.equal(tensor, expected[name]), name
     assert [line.split()[1] for line in lines[1:]] == fresh and "fresh weights" in lines[1]
+
+
+def test_a_network_that_is_the_same_for_all_frames_is_reported_once(tmp_path, capsys):
+    snapshot = ParameterServer(CONFIG).snapshot()
+    for name, tensor in snapshot.parameters.items():
+        if name.startswith("lstm."):
+            tensor.zero_()
+    save_snapshot(tmp_path / "checkpoints", 0, snapshot, policy=CONFIG.policy().to_dict())
+    config = replace(CONFIG, learning_rate=1e-30, total_steps=200)
+    recording = replace(RECORDING, evaluate_every=0, evaluate_episodes=0)
+    train(config, tmp_path / "run", recording=recording, weights_of=tmp_path)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "blind" in line]
+    assert re.search(r"blind at \d+ steps: its LSTM's output deviates by 0.0000 over frames", line)
+    events = curves(tmp_path / "run")
+    assert {point.value for point in events.Scalars("network/lstm_deviation")} == {0.0}
+    assert all(0 <= point.value < 0.5 for point in events.Scalars("network/dead_features"))
 
 
 def test_weights_of_another_network_are_refused_by_the_flag_that_differs(source):

@@ -11,6 +11,7 @@ ROLLOUT_TAGS = {
     "losses/policy", "losses/value", "losses/entropy", "losses/orthogonality",
     "gradients/norm", "gradients/norm_convolutions", "gradients/norm_lstm", "gradients/norm_actor",
     "gradients/norm_critic", "values/explained_variance", "values/advantage_rms", "policy/kl",
+    "network/dead_features", "network/lstm_deviation", "network/saturated_gates",
 }  # fmt: skip
 """Tags of the scalars in a report, apart from the share of each action."""
 
