@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -61,13 +61,25 @@ def refusal(module: str, *arguments: object) -> str:
     return errors
 
 
+@contextlib.contextmanager
+def signals_as_before() -> Iterator[None]:
+    """Takes the signals back, in the end, from a command in this process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(-1)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def in_this_process(main: Callable[[], None], *arguments: object) -> tuple[int, str, str]:
     """Runs a command without the seconds that imports take. Returns its exit status, output and errors."""
     status = 0
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     output, errors = io.StringIO(), io.StringIO()
     try:
         with (
+            signals_as_before(),
             pytest.MonkeyPatch.context() as patch,
             contextlib.redirect_stdout(output),
             contextlib.redirect_stderr(errors),
@@ -76,9 +88,6 @@ def in_this_process(main: Callable[[], None], *arguments: object) -> tuple[int, 
             main()
     except SystemExit as ended:
         status = ended.code
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
     return status, output.getvalue(), errors.getvalue()
 
 

@@ -23,7 +23,7 @@ from launch.experiments.folder import make_runs
 from launch.experiments.interruption import Interruption
 from launch.experiments.ray_tasks import run_here, run_on_ray
 from launch.experiments.run import execute
-from tests.commands import curves, wait_for
+from tests.commands import curves, signals_as_before, wait_for
 
 STEPS = 500  # with a record, and soon after it a checkpoint, every 100
 
@@ -57,15 +57,13 @@ def make(experiment: Path, *names: str) -> list[Path]:
 
 @contextmanager
 def signals_and_threads_as_before() -> Iterator[None]:
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a task: sums depend on it
     try:
-        yield
+        with signals_as_before():
+            yield
     finally:
         torch.set_num_threads(threads)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 @dataclass

@@ -235,7 +235,7 @@ def test_a_seed_gives_the_same_games_again_and_another_seed_gives_others():
 
 
 def test_an_observation_of_more_frames_ends_with_the_newest_and_is_black_before_a_game():
-    settings = replace(resolve("Pong"), max_frames=60, noop_max=0)
+    settings = replace(resolve("Seaquest"), max_frames=60, noop_max=0)
     single, stacked = AtariGames(settings, 2), AtariGames(replace(settings, stack=3), 2)
     alone, together = play(single, [1]), play(stacked, [1])  # (41, 2, 1, 80, 80) and (41, 2, 3, 80, 80)
     starts, black = 0, np.zeros((2, 80, 80), dtype=np.uint8)
