@@ -54,7 +54,7 @@ Row = dict[str, Any]
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Returns the arguments, and the settings of all runs after `--`."""
-    ours, _, common = " ".join(map(shlex.quote, argv)).partition(" -- ")
+    place = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -66,11 +66,11 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--variant", action="append", help="name:flags of launch.train; the first is the base"
     )
     parser.add_argument("--run-dir", type=Path, required=True)
-    arguments = parser.parse_args(shlex.split(ours))
+    arguments = parser.parse_args(argv[:place])
     arguments.variants = dict(each.split(":", 1) for each in arguments.variant or ["base:"])
     for name in ("games", "heads"):
         setattr(arguments, name, getattr(arguments, name).split(","))
-    return arguments, shlex.split(common)
+    return arguments, argv[place + 1 :]
 
 
 def planned(arguments: argparse.Namespace) -> Iterator[Row]:
