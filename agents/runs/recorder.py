@@ -162,7 +162,7 @@ class Recorder:
             self.blind = True
             self._warn(
                 f"the network is blind at {metrics.env_steps:,} steps: its LSTM's output deviates by {deviation:.4f} "
-                f"over frames, a healthy one's by 0.03 or more; {LOWER_RATE}"
+                f"over frames, a fresh one's by 0.03 or more; {LOWER_RATE} (docs/results/blind.md)"
             )
 
     def _evaluation_is_due(self) -> bool:
