@@ -25,6 +25,7 @@ import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.runs.checkpoints import list_checkpoints
+from agents.runs.recorder import read_evaluations
 from agents.runs.score_statistics import interquartile_mean, stratified_bootstrap_interval
 from envs.atari import resolve
 from envs.atari_scores import human_normalised_score
@@ -109,7 +110,7 @@ def judge(folder: Path, run: Row) -> Row:
     # Only the time in which the run took steps counts, not the time between two calls.
     times = np.array([point.wall_time for point in events.Scalars("charts/frames")])
     pauses = np.diff(times)
-    evaluations = json.loads((folder / "evaluation.json").read_text())
+    evaluations = read_evaluations(folder)
     config = json.loads((folder / "config.json").read_text())
     return run | dict(
         score=round(score, 3),
