@@ -36,9 +36,8 @@ class PolicySettings(LayerSettings):
     """The network sees each frame minus this times the frame before it."""
     lstm_hidden: int = 512
     """Units of the LSTM."""
-    normalise_features: bool = True
-    """The LSTM sees the features of each observation with zero mean and unit deviation. Without this the first updates
-    may make the network blind (docs/results/blind.md)."""
+    normalise_features: bool = False
+    """The LSTM sees the features of each observation with zero mean and unit deviation."""
 
     life_loss_terminates: bool = True
     """Losing a life ends the episode for the policy, while the game continues. Evaluations treat lives the same way."""
@@ -79,8 +78,8 @@ class PolicySettings(LayerSettings):
 
         Raises ValueError for names that this version does not know or values of another type.
         """
-        # How runs from before these settings were played.
-        return read_settings(cls, {"fire_after_life_loss": False, "normalise_features": False} | stored)
+        # Runs from before this setting did not press FIRE there.
+        return read_settings(cls, {"fire_after_life_loss": False} | stored)
 
 
 @dataclass(frozen=True)

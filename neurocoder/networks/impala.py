@@ -36,7 +36,7 @@ class ImpalaLSTM(RecurrentActorCritic):
                 ResidualBlock(channels_out),
             ]
         dense = nn.Linear(32 * 10 * 10, 256)
-        nn.init.orthogonal_(dense.weight, nn.init.calculate_gain("relu"))
+        nn.init.xavier_uniform_(dense.weight, nn.init.calculate_gain("relu"))
         nn.init.zeros_(dense.bias)
         self.convolutions = nn.Sequential(*stages, nn.ReLU(), nn.Flatten(), dense, nn.ReLU())
         return 256

@@ -21,7 +21,7 @@ class NatureLSTM(RecurrentActorCritic):
             ]
         )
         self.dense = nn.Linear(64 * 6 * 6, 512)
-        nn.init.orthogonal_(self.dense.weight, nn.init.calculate_gain("relu"))
+        nn.init.xavier_uniform_(self.dense.weight, nn.init.calculate_gain("relu"))
         nn.init.zeros_(self.dense.bias)
         return 512
 

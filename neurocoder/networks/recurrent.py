@@ -52,7 +52,7 @@ class RecurrentActorCritic(nn.Module):
         frames: int = 1,
         motion: float = 0.0,
         lstm_hidden: int = 512,
-        normalise_features: bool = True,
+        normalise_features: bool = False,
     ):
         """
         Args:
@@ -79,22 +79,20 @@ class RecurrentActorCritic(nn.Module):
         """Makes the layers before the LSTM for that many channels. Returns F, the number of features."""
 
     def _initialise(self) -> None:
-        """Draws the LSTM and linear output layers.
+        """Draws linear output layers and zeroes the LSTM's biases.
 
-        The LSTM has orthogonal weights and zero biases (Huang et al. 2022, "The 37 implementation details of PPO").
-        Rows of linear output layers have norm 0.01. So the policy starts nearly uniform, and the errors of the first
-        values, which are noise, hardly reach the layers below. Other output layers keep the values they were made
-        with.
+        The rows of the actor have norm 0.01, so that the policy starts nearly uniform. The critic's row has norm 1.
+        Both norms follow rl_a3c_pytorch. The LSTM has torch's weights and zero biases. In rl_a3c_pytorch the forget
+        gate's bias is 1, recurrent weights are orthogonal and input weights Xavier. Other output layers keep
+        the values they were made with.
         """
-        nn.init.orthogonal_(self.lstm.weight_ih)
-        nn.init.orthogonal_(self.lstm.weight_hh)
         nn.init.zeros_(self.lstm.bias_ih)
         nn.init.zeros_(self.lstm.bias_hh)
-        for layer in (self.actor, self.critic):
+        for layer, norm in ((self.actor, 0.01), (self.critic, 1.0)):
             if isinstance(layer, nn.Linear):
                 with torch.no_grad():
                     layer.weight.normal_()
-                    layer.weight *= 0.01 / layer.weight.norm(dim=1, keepdim=True)
+                    layer.weight *= norm / layer.weight.norm(dim=1, keepdim=True)
                     if layer.bias is not None:
                         layer.bias.zero_()
 
@@ -198,12 +196,12 @@ class RecurrentActorCritic(nn.Module):
 def convolution(
     channels_in: int, channels_out: int, kernel: int, *, stride: int = 1, padding: int = 0
 ) -> nn.Conv2d:
-    """Makes a convolution with orthogonal weights, of the gain for a ReLU, and zero biases.
+    """Makes a convolution with Xavier-uniform weights and zero biases.
 
     The weights are channels-last, which on a CPU is nearly twice as fast as the default layout.
     """
     layer = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=padding)
-    nn.init.orthogonal_(layer.weight, nn.init.calculate_gain("relu"))
+    nn.init.xavier_uniform_(layer.weight, nn.init.calculate_gain("relu"))
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)

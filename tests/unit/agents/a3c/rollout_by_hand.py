@@ -13,7 +13,6 @@ from agents.a3c.worker import RolloutWorker
 from envs.atari import Step, resolve
 from neurocoder import auxiliary_loss
 from neurocoder.settings import NeurocoderSettings
-from tests.unit.neurocoder.networks.lstm_input_by_hand import normalised
 
 
 @dataclass
@@ -78,7 +77,7 @@ def slow_losses(worker, recorder, first, last):
                 h, c = torch.zeros_like(h), torch.zeros_like(c)
             if t == first:
                 h, c = h.detach(), c.detach()
-            h, c = network.lstm(normalised(slow_features(network, recorder.frame(t, game))), (h, c))
+            h, c = network.lstm(slow_features(network, recorder.frame(t, game)), (h, c))
             if t >= first:
                 outputs.append((network.actor(h)[0].log_softmax(-1), network.critic(h)[0, 0]))
         values = [value.item() for _, value in outputs]

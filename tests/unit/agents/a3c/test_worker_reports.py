@@ -20,7 +20,6 @@ from tests.unit.agents.a3c.rollout_by_hand import (
     slow_losses,
     small,
 )  # fmt: skip
-from tests.unit.neurocoder.networks.lstm_input_by_hand import normalised
 
 
 def test_a_gradient_is_shortened_to_the_largest_norm_and_a_short_gradient_does_not_change():
@@ -82,9 +81,7 @@ def test_the_kl_is_that_of_the_weights_before_and_after_a_load_on_the_same_frame
         """Returns the log-policy (A,) of each game for its present frame."""
         return [
             worker.network.actor(
-                worker.network.lstm(
-                    normalised(slow_features(worker.network, worker.frames[i : i + 1])), state
-                )[0]
+                worker.network.lstm(slow_features(worker.network, worker.frames[i : i + 1]), state)[0]
             )[0].log_softmax(-1)
             for i, state in enumerate(states)
         ]

@@ -8,7 +8,6 @@ from agents.actor_critic.policy import Policy
 from envs.atari import AtariSettings
 from neurocoder import NeurocoderLinear
 from neurocoder.networks.conv_lstm import ConvLSTM
-from tests.unit.neurocoder.networks.lstm_input_by_hand import normalised
 
 STEPS, GAMES = 4, 3
 
@@ -48,7 +47,7 @@ def by_hand(policy: Policy, frames: np.ndarray, starts: np.ndarray):
         for t, frame in enumerate(frames[:, game]):
             if starts[t, game]:
                 h, c = torch.zeros(1, 512), torch.zeros(1, 512)
-            h, c = network.lstm(normalised(network.features(torch.from_numpy(frame[None]))), (h, c))
+            h, c = network.lstm(network.features(torch.from_numpy(frame[None])), (h, c))
             exponentials = np.exp(network.actor(h)[0].double().numpy())
             probabilities[t, game] = exponentials / exponentials.sum()
             values[t, game] = network.critic(h).item()

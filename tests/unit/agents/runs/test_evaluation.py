@@ -11,7 +11,6 @@ from agents.actor_critic.play import play
 from agents.actor_critic.policy import Policy
 from envs.atari import AtariGames, AtariSettings, Episode, action_count
 from neurocoder.networks.conv_lstm import ConvLSTM
-from tests.unit.neurocoder.networks.lstm_input_by_hand import normalised
 
 PONG = AtariSettings("pong", max_frames=240)
 BREAKOUT = AtariSettings("breakout", max_frames=2_000)
@@ -33,7 +32,7 @@ def policy_for(settings: AtariSettings) -> Policy:
     games.close()
     h, c = network.initial_state(1)
     for _ in range(10):
-        h, c = network.lstm(normalised(features), (h, c))
+        h, c = network.lstm(features, (h, c))
     network.actor.bias -= network.actor(h)[0]
     return Policy(network, settings)
 
@@ -48,7 +47,7 @@ def played_by_hand(settings: AtariSettings, game: int) -> tuple[list[int], Episo
     score, length, fires, ended = 0.0, 0, False, False
     while not ended:
         features = network.features(torch.from_numpy(frames))
-        h, c = network.lstm(normalised(features), (h, c))
+        h, c = network.lstm(features, (h, c))
         actions.append(int((network.actor.weight @ h[0] + network.actor.bias).argmax()))
         lives = games.lives[0]
         step = games.step(np.array(actions[-1:]))

@@ -10,7 +10,6 @@ from torch import nn
 
 from neurocoder import OUTPUT_LAYERS, NeurocoderLinear, output_layer
 from neurocoder.networks.conv_lstm import ConvLSTM
-from tests.unit.neurocoder.networks.lstm_input_by_hand import normalised
 
 # Table 6, Atari.
 NEUROCODER = output_layer("neurocoder", slots=80, key_dim=3, heads=15, variant="release")
@@ -94,7 +93,7 @@ def test_recur_equals_the_cell_of_torch_restarted_from_zero_at_each_start(networ
     hidden, (h, c) = [], state
     for t in range(T):
         keep = (~start[t]).unsqueeze(-1)
-        h, c = network.lstm(normalised(features[t]), (h * keep, c * keep))
+        h, c = network.lstm(features[t], (h * keep, c * keep))
         hidden.append(h)
     results = network.recur(features, state, start), (torch.stack(hidden), (h, c))
     assert_same_values_and_gradients(network, (features, *state), results)
@@ -112,7 +111,7 @@ def test_recur_without_starts_is_the_lstm_of_torch(network):
     features, state = rollout_input()
     lstm = nn.LSTM(1024, 512).double()
     lstm.load_state_dict({f"{name}_l0": value for name, value in network.lstm.state_dict().items()})
-    expected, (h, c) = lstm(normalised(features), (state[0][None], state[1][None]))
+    expected, (h, c) = lstm(features, (state[0][None], state[1][None]))
     hidden, now = network.recur(features, state, MASKS["none"])
     for ours, theirs in ((hidden, expected), (now[0], h[0]), (now[1], c[0])):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
