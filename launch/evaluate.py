@@ -141,8 +141,6 @@ def play(arguments: Arguments, checkpoints: list[Path]) -> tuple[list[dict[str, 
                 results.append(result)
         except Stopped as stopped:
             return results, stopped
-        except OSError as error:
-            fail(error, status=1)
     return results, None
 
 
@@ -150,13 +148,10 @@ def write(arguments: Arguments, results: list[dict[str, Any]]) -> None:
     """Writes the files that the arguments name."""
     if arguments.video is not None:
         print(f"video of the first game: {arguments.video}")
-    try:
-        if arguments.json is not None:
-            arguments.json.write_text(json.dumps(results, indent=2) + "\n")
-        if arguments.csv is not None:
-            write_scores(arguments.csv, results)
-    except OSError as error:
-        fail(error, status=1)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+    if arguments.csv is not None:
+        write_scores(arguments.csv, results)
 
 
 if __name__ == "__main__":

@@ -127,6 +127,7 @@ class RolloutWorker:
         played = time.perf_counter()
         answers = self._unroll(rollout, first_state, lstm_weights)
         loss, scalars = self._loss(rollout, answers, self.config.entropy_weight_at(env_steps))
+        scalars |= describe_network(self.network, answers.features, answers.hidden, lstm_weights)
         norm, norms = self._differentiate(loss)
         vector = self.gradient.cpu().numpy()
         self.rollouts += 1
@@ -231,7 +232,6 @@ class RolloutWorker:
         scalars |= describe_rollout(
             answers.values, advantages, returns, rollout.actions, rollout.valid, self.actions
         )
-        scalars |= describe_network(self.network, answers.features, answers.hidden)
         if rollout.kl is not None:
             scalars["policy/kl"] = rollout.kl.item()
         return loss, scalars

@@ -1,7 +1,7 @@
 """Settings that every actor-critic run on Atari has, whichever algorithm trains it. torch is not needed."""
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from agents.flags import flag
 from agents.stored_settings import read_settings
@@ -9,7 +9,8 @@ from envs.atari import AtariSettings, resolve
 from neurocoder.checks import check_at_least, check_fraction, check_known, check_not_negative, check_positive
 from neurocoder.settings import LAYERS, LayerSettings
 
-NETWORKS = ("paper", "strided", "nature", "impala")
+Network = Literal["paper", "strided", "nature", "impala"]
+NETWORKS: tuple[str, ...] = get_args(Network)
 """Names of the networks. `agents.actor_critic.network.CLASSES` has their classes."""
 
 RECENT_EPISODES = 20
@@ -27,7 +28,7 @@ class PolicySettings(LayerSettings):
     head_on: Literal["actor", "critic", "both"] = "actor"
     """Which output layers are of this kind; the other is plain. The paper's parameter count fits the actor alone."""
 
-    network: Literal["paper", "strided", "nature", "impala"] = "paper"
+    network: Network = "paper"
     """Layers before the LSTM: the paper's four convolutions, the same with strides in place of pooling, DQN's
     three, or IMPALA's residual network."""
     frames: int = 1

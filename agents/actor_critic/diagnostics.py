@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from neurocoder.kernels.lstm import LSTMWeights
 from neurocoder.networks.recurrent import RecurrentActorCritic
 
 SATURATED = 0.05
@@ -49,19 +50,21 @@ def describe_rollout(
 
 
 @torch.no_grad()
-def describe_network(network: RecurrentActorCritic, features: Tensor, hidden: Tensor) -> dict[str, float]:
+def describe_network(
+    network: RecurrentActorCritic, features: Tensor, hidden: Tensor, weights: LSTMWeights
+) -> dict[str, float]:
     """Returns scalars by tag that show whether a network sees its frames.
 
     Args:
         features: (T, N, F), before they are normalised.
         hidden: (T, N, H), the LSTM's outputs for them.
+        weights: those of the LSTM, from `lstm_weights`.
     """
     scalars = {
         "network/dead_features": (features == 0).flatten(0, 1).all(dim=0).float().mean().item(),
         "network/lstm_deviation": hidden.flatten(0, 1).std(dim=0, correction=0).mean().item(),
     }
     if len(hidden) > 1:
-        weights = network.lstm_weights()
         x, h = (tensor.to(weights.input.dtype) for tensor in (network.lstm_input(features[-1]), hidden[-2]))
         gates = F.linear(x, weights.input, weights.bias) + F.linear(h, weights.hidden)  # (N, 4H)
         i, f, _, o = gates.float().sigmoid().chunk(4, dim=-1)

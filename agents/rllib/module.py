@@ -142,6 +142,7 @@ class _Learner:
                 module.policy,
                 fwd_out[FEATURES].transpose(0, 1),
                 fwd_out[Columns.EMBEDDINGS].transpose(0, 1),
+                module.policy.lstm_weights(),
             )
         scalars["losses/policy"] = self.metrics.peek((module_id, self.policy_loss))  # type: ignore[attr-defined]
         scalars["losses/orthogonality"] = orthogonality.item()

@@ -75,7 +75,7 @@ class RLlibTraining(Training):
         return self.env_steps >= self.config.total_steps
 
     def advance(self) -> None:
-        """As in `Training`. One gradient that is not finite ends the run: RLlib would take zeros in its place and go on."""
+        """Takes one result of RLlib. A gradient that is not finite ends the run, because RLlib would use zeros in its place."""
         try:
             result = self.algorithm.train()
         except ray.exceptions.RayError as error:

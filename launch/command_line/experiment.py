@@ -118,7 +118,7 @@ Arguments = TypeVar("Arguments", bound=ExperimentArguments)
 
 
 def read(kind: type[Arguments], argv: list[str], description: str | None) -> Arguments:
-    """Reads a command line. Help shows what would run with the task, layer and preset that are given beside it.
+    """Reads a command line. With --help it prints the defaults for the task, layer and preset on the command line.
 
     Raises ValueError for an unknown one of these.
     """

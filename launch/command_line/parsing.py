@@ -138,7 +138,7 @@ class _Captured(io.StringIO):
 
 @contextmanager
 def _columns(count: int | None) -> Iterator[None]:
-    """Lets tyro take the terminal for one of so many columns. None: as many as it has."""
+    """Makes tyro format for a terminal of this many columns. With None it uses the width of the terminal."""
     before = os.environ.get("COLUMNS")
     if count is not None:
         os.environ["COLUMNS"] = str(count)

@@ -28,7 +28,7 @@ def interval_words(interval: Sequence[float] | None, digits: int) -> str:
 
 
 def show_and_keep(table: str, folder: Path, write_more: Callable[[], None]) -> None:
-    """Prints a table and writes it to results.md, and more files beside it. A disk that refuses them costs a warning."""
+    """Prints a table, writes it to results.md and calls `write_more`. If a file cannot be written, it prints a warning."""
     print(f"\n{table}", flush=True)
     try:
         write_atomically(folder / TABLE, f"# Results\n\n```text\n{table}\n```\n".encode())

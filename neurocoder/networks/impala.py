@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from neurocoder.networks.recurrent import RecurrentActorCritic, convolution
+from neurocoder.networks.recurrent import RecurrentActorCritic, convolution, dense
 
 
 class ResidualBlock(nn.Module):
@@ -35,10 +35,9 @@ class ImpalaLSTM(RecurrentActorCritic):
                 ResidualBlock(channels_out),
                 ResidualBlock(channels_out),
             ]
-        dense = nn.Linear(32 * 10 * 10, 256)
-        nn.init.xavier_uniform_(dense.weight, nn.init.calculate_gain("relu"))
-        nn.init.zeros_(dense.bias)
-        self.convolutions = nn.Sequential(*stages, nn.ReLU(), nn.Flatten(), dense, nn.ReLU())
+        self.convolutions = nn.Sequential(
+            *stages, nn.ReLU(), nn.Flatten(), dense(32 * 10 * 10, 256), nn.ReLU()
+        )
         return 256
 
     def activations(self, frames: Tensor) -> Tensor:

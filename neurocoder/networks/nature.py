@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neurocoder.kernels.convolutions import Activations
-from neurocoder.networks.recurrent import RecurrentActorCritic, convolution
+from neurocoder.networks.recurrent import RecurrentActorCritic, convolution, dense
 
 
 class NatureLSTM(RecurrentActorCritic):
@@ -20,9 +20,7 @@ class NatureLSTM(RecurrentActorCritic):
                 convolution(64, 64, 3),  # 8 -> 6
             ]
         )
-        self.dense = nn.Linear(64 * 6 * 6, 512)
-        nn.init.xavier_uniform_(self.dense.weight, nn.init.calculate_gain("relu"))
-        nn.init.zeros_(self.dense.bias)
+        self.dense = dense(64 * 6 * 6, 512)
         return 512
 
     def features_of(self, passes: Sequence[Activations]) -> Tensor:

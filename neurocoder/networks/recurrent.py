@@ -1,10 +1,9 @@
-"""The Atari actor-critic: convolutions, an LSTM, an actor and a critic. `NETWORKS` has its kinds of convolutions.
+"""The Atari actor-critic: convolutions, an LSTM, an actor and a critic. Subclasses make the convolutions.
 
 Shapes: T steps, N games, A actions, C channels of an observation, F features, H units of the LSTM. A frame is
 80 x 80 grey.
 """
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -72,11 +71,11 @@ class RecurrentActorCritic(nn.Module):
         self.critic = critic(lstm_hidden, 1)
         self._initialise()
 
-    convolutions: nn.Module
+    convolutions: nn.ModuleList | nn.Sequential
 
-    @abstractmethod
     def build_convolutions(self, channels: int) -> int:
         """Makes the layers before the LSTM for that many channels. Returns F, the number of features."""
+        raise NotImplementedError
 
     def _initialise(self) -> None:
         """Draws linear output layers and zeroes the LSTM's biases.
@@ -119,7 +118,7 @@ class RecurrentActorCritic(nn.Module):
             ValueError: frames of another shape.
         """
         return convolutions.activations(
-            self.standardised(frames), self._convolutions(), self._dtype(), pooled=self.pooled
+            self.standardised(frames), self.convolutions, self._dtype(), pooled=self.pooled
         )
 
     def features_of(self, passes: Sequence[Any]) -> Tensor:
@@ -127,11 +126,7 @@ class RecurrentActorCritic(nn.Module):
 
         The convolutions must still have the weights of the passes.
         """
-        return convolutions.features(passes, self._convolutions())
-
-    def _convolutions(self) -> nn.ModuleList:
-        assert isinstance(self.convolutions, nn.ModuleList)
-        return self.convolutions
+        return convolutions.features(passes, self.convolutions)
 
     def _dtype(self) -> torch.dtype:
         return self.compute_dtype or self.lstm.bias_ih.dtype
@@ -205,4 +200,12 @@ def convolution(
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
+    return layer
+
+
+def dense(features_in: int, features_out: int) -> nn.Linear:
+    """Makes a dense layer with Xavier-uniform weights and zero biases."""
+    layer = nn.Linear(features_in, features_out)
+    nn.init.xavier_uniform_(layer.weight, nn.init.calculate_gain("relu"))
+    nn.init.zeros_(layer.bias)
     return layer

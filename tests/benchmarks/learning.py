@@ -29,7 +29,9 @@ from agents.runs.recorder import read_evaluations
 from agents.runs.score_statistics import interquartile_mean, stratified_bootstrap_interval
 from envs.atari import resolve
 from envs.atari_scores import human_normalised_score
-from tests.benchmarks.measure import machine
+from launch.results.curves import training_minutes
+from launch.results.tables import aligned
+from tests.benchmarks.measure import machine, split_settings
 
 LAST_STEPS = 100_000
 COLUMNS = (
@@ -55,7 +57,7 @@ Row = dict[str, Any]
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Returns the arguments, and the settings of all runs after `--`."""
-    place = argv.index("--") if "--" in argv else len(argv)
+    ours, common = split_settings(argv)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -67,11 +69,11 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--variant", action="append", help="name:flags of launch.train; the first is the base"
     )
     parser.add_argument("--run-dir", type=Path, required=True)
-    arguments = parser.parse_args(argv[:place])
+    arguments = parser.parse_args(ours)
     arguments.variants = dict(each.split(":", 1) for each in arguments.variant or ["base:"])
     for name in ("games", "heads"):
         setattr(arguments, name, getattr(arguments, name).split(","))
-    return arguments, argv[place + 1 :]
+    return arguments, common
 
 
 def planned(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -107,9 +109,7 @@ def judge(folder: Path, run: Row) -> Row:
     games = events.Scalars("charts/episodic_return")
     last = [game.value for game in games if game.step > run["steps"] - LAST_STEPS]
     score = float(np.mean(last)) if last else float("nan")
-    # Only the time in which the run took steps counts, not the time between two calls.
-    times = np.array([point.wall_time for point in events.Scalars("charts/frames")])
-    pauses = np.diff(times)
+    clock = np.array([point.wall_time for point in events.Scalars("charts/frames")])
     evaluations = read_evaluations(folder)
     config = json.loads((folder / "config.json").read_text())
     return run | dict(
@@ -117,7 +117,7 @@ def judge(folder: Path, run: Row) -> Row:
         human_normalised=round(human_normalised_score(resolve(run["game"]).rom, score), 5),
         games=len(last),
         evaluation=round(evaluations[-1]["mean"], 3) if evaluations else "",
-        minutes=round(float(pauses[pauses < 60].sum()) / 60, 2),
+        minutes=round(float(training_minutes(clock)[-1]), 2),
         commit=(config["software"].get("commit") or "")[:7],
         cpu=machine()["cpu"],
     )
@@ -158,15 +158,6 @@ def published(games: Iterable[str]) -> list[Row]:
     ]
 
 
-def aligned(lines: list[Row]) -> str:
-    """Returns a table with a column for every name, as wide as its widest value."""
-    columns = list(dict.fromkeys(name for line in lines for name in line))
-    cells = [columns, *([str(line.get(name, "")) for name in columns] for line in lines)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    rows = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
-    return "\n".join(row.rstrip() for row in rows)
-
-
 def read_rows(path: Path) -> list[Row]:
     if not path.exists():
         return []
@@ -198,7 +189,11 @@ def main() -> None:
     rows = [row for row in read_rows(path) if row["steps"] == steps and row["game"] in arguments.games]
     lines = table(rows)
     lines += published(arguments.games) if arguments.steps == PUBLISHED_STEPS else []
-    print(aligned(lines))
+    columns = list(dict.fromkeys(name for line in lines for name in line))
+    print(
+        *aligned([columns, *([str(line.get(name, "")) for name in columns] for line in lines)], left=2),
+        sep="\n",
+    )
 
 
 if __name__ == "__main__":

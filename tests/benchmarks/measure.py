@@ -129,6 +129,12 @@ def show(values: dict[str, Any]) -> None:
     print("  ".join(f"{name} {value}" for name, value in values.items()), flush=True)
 
 
+def split_settings(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Returns the words before and after the first `--`."""
+    place = argv.index("--") if "--" in argv else len(argv)
+    return argv[:place], argv[place + 1 :]
+
+
 def write_figures(path: str | None, figures: dict[str, Any]) -> None:
     """Writes figures as JSON if a path is given."""
     if path:

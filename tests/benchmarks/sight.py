@@ -30,7 +30,7 @@ from envs.atari import AtariGames, action_count
 from launch.command_line import atari
 from launch.train import PROGRAM, Arguments
 from neurocoder.networks.recurrent import RecurrentActorCritic
-from tests.benchmarks.measure import machine
+from tests.benchmarks.measure import machine, split_settings
 
 GAMES, STEPS = 4, 200
 
@@ -53,7 +53,7 @@ def sight(network: RecurrentActorCritic, observations: Tensor, starts: Tensor) -
     """Returns what `describe_network` says of a network that watches random play."""
     features = torch.stack([network.features(frames) for frames in observations])
     hidden, _ = network.recur(features, network.initial_state(GAMES), starts)
-    return describe_network(network, features, hidden)
+    return describe_network(network, features, hidden, network.lstm_weights())
 
 
 def look(config: A3CConfig, steps: int) -> dict[str, float]:
@@ -74,7 +74,7 @@ def look(config: A3CConfig, steps: int) -> dict[str, float]:
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Returns the arguments, and the settings of all variants after `--`."""
-    place = argv.index("--") if "--" in argv else len(argv)
+    ours, common = split_settings(argv)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -82,7 +82,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--variant", action="append", default=[], help="name:flags of launch.train")
     parser.add_argument("--csv", type=Path)
-    return parser.parse_args(argv[:place]), argv[place + 1 :]
+    return parser.parse_args(ours), common
 
 
 def rows(arguments: argparse.Namespace, common: list[str]) -> Iterator[dict[str, Any]]:

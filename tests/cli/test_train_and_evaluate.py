@@ -73,7 +73,7 @@ def test_a_run_folder_holds_settings_checkpoints_and_all_curves(trained):
 
 
 def test_a_run_on_ray_that_was_evaluated_ends_without_an_error(tmp_path):
-    """As in a batch system: without a home, without a token of Ray, and with a long path for temporary files."""
+    """The run has what a batch system gives: no home, no token of Ray, and a long path for temporary files."""
     long = tmp_path / ("x" * 60)
     long.mkdir()
     process = start(

@@ -115,7 +115,7 @@ def test_a_run_stopped_anywhere_saves_at_once_and_continues_as_if_nothing_had_be
 
 
 def limit_files(size: int) -> None:
-    """Lets no file of this process grow beyond so many bytes, as on a full disk."""
+    """Limits the size of the files that this process writes, as a full disk does."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 

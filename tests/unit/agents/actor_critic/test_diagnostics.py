@@ -83,7 +83,7 @@ def test_the_description_of_a_network_equals_torchs_cell_and_slow_loops(normalis
     network.lstm.weight_ih.data *= 3  # saturates some gates
     start = torch.zeros(5, 3, dtype=torch.bool)
     hidden, _ = network.recur(features, network.initial_state(3), start)
-    scalars = describe_network(network, features, hidden.detach())
+    scalars = describe_network(network, features, hidden.detach(), network.lstm_weights())
     dead = sum(all(features[t, n, k] == 0 for t in range(5) for n in range(3)) for k in range(1024))
     assert dead == 100 and scalars["network/dead_features"] == pytest.approx(dead / 1024)
     outputs = hidden.detach().numpy().reshape(15, 8)
@@ -96,4 +96,6 @@ def test_the_description_of_a_network_equals_torchs_cell_and_slow_loops(normalis
     saturated = sum(gate < 0.05 or gate > 0.95 for gate in opened)
     assert 0 < saturated < len(opened)
     assert scalars["network/saturated_gates"] == pytest.approx(saturated / len(opened))
-    assert "network/saturated_gates" not in describe_network(network, features[:1], hidden[:1])
+    assert "network/saturated_gates" not in describe_network(
+        network, features[:1], hidden[:1], network.lstm_weights()
+    )

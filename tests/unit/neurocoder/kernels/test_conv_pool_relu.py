@@ -147,9 +147,6 @@ def test_the_features_of_a_network_are_the_same_with_and_without_it(dtype, monke
 
     ours = results()
     monkeypatch.setattr(module, "usable", lambda *_: False)
-    slow = results()
-    network.double().compute_dtype = None
-    for fast, other, exact in zip(ours, slow, results(), strict=True):
-        error, slow_error = ((x - exact).norm() / exact.norm() for x in (fast, other))
-        assert exact.norm() > 0 and error < max(1.2 * slow_error, 1e-5)
-        assert slow_error < {torch.float32: 1e-5, torch.bfloat16: 0.1}[dtype]
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 0.05}[dtype]
+    for fast, slow in zip(ours, results(), strict=True):
+        assert slow.norm() > 0 and (fast - slow).norm() < tolerance * slow.norm()
