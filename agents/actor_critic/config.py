@@ -13,6 +13,9 @@ Network = Literal["paper", "strided", "nature", "impala"]
 NETWORKS: tuple[str, ...] = get_args(Network)
 """Names of the networks. `agents.actor_critic.network.CLASSES` has their classes."""
 
+NETWORK_SETTINGS = ("network", "frames", "motion", "lstm_hidden", "normalise_features")
+"""Settings that decide what is below the output layers."""
+
 RECENT_EPISODES = 20
 """Finished games that the mean return in training is taken over."""
 
@@ -90,7 +93,7 @@ class ActorCriticConfig(PolicySettings):
     key: ClassVar[str]
     """The name of these settings in a run's config.json."""
     fixed: ClassVar[tuple[str, ...]] = (
-        *("env", "head", "head_on", "network", "frames", "motion", "lstm_hidden", "normalise_features"),
+        *("env", "head", "head_on", *NETWORK_SETTINGS),
         *(f.name for f in fields(LayerSettings)),
     )
     """Settings that decide the shape of what a checkpoint holds. A resumed run keeps them."""

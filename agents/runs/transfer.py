@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from agents.actor_critic.config import ActorCriticConfig, PolicySettings
+from agents.actor_critic.config import NETWORK_SETTINGS, ActorCriticConfig, PolicySettings
 from agents.actor_critic.network import build_network
 from agents.actor_critic.training import Snapshot
 from agents.flags import flag
@@ -33,7 +33,7 @@ def start_from(run: Path, config: ActorCriticConfig) -> tuple[Snapshot, list[str
             layers.
     """
     source, settings = _newest(run)
-    for name in ("network", "frames", "motion", "lstm_hidden", "normalise_features"):
+    for name in NETWORK_SETTINGS:
         before, now = getattr(settings, name), getattr(config, name)
         if before != now:
             raise ValueError(
