@@ -12,8 +12,6 @@ from neurocoder.networks.recurrent import RecurrentActorCritic
 
 SATURATED = 0.05
 """A gate this near to 0 or 1 has hardly a gradient."""
-BLIND = 0.005
-"""A fresh LSTM's output deviates by 0.03 to 0.15 over frames. Below this, the policy is the same for all frames."""
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:

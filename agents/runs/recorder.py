@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.actor_critic.config import ActorCriticConfig
-from agents.actor_critic.diagnostics import BLIND
 from agents.actor_critic.training import Metrics, Training
-from agents.errors import LOWER_RATE
 from agents.files import write_json_atomically
 from agents.runs.best import score
 from agents.runs.checkpoints import CheckpointError, amend_state, prune_checkpoints
@@ -54,7 +52,6 @@ class Recorder:
         self.evaluator = Evaluator(games=recording.evaluate_games, seed=config.seed, on_ray=on_ray)
         self.evaluations = [e for e in read_evaluations(folder.path) if e["env_steps"] <= env_steps]
         self.metrics: Metrics | None = None
-        self.blind = False
         self.env_steps, self.precisions = env_steps, dict[str, str]()
         self.looked = time.monotonic()
         self.next_checkpoint = env_steps + recording.checkpoint_every
@@ -72,7 +69,6 @@ class Recorder:
         self.looked = time.monotonic()
         metrics = self._write_curves(training)
         self.progress.update(metrics.env_steps, metrics.mean_return)
-        self._look_for_blindness(metrics)
         self.take_evaluation()
         if self._evaluation_is_due():
             checkpoint = self.checkpoint(training)
@@ -154,16 +150,6 @@ class Recorder:
 
     def close(self) -> None:
         self.curves.close()
-
-    def _look_for_blindness(self, metrics: Metrics) -> None:
-        """Warns once of a network whose policy is the same for all frames."""
-        deviation = metrics.scalars.get("network/lstm_deviation")
-        if deviation is not None and deviation < BLIND and not self.blind:
-            self.blind = True
-            self._warn(
-                f"the network is blind at {metrics.env_steps:,} steps: its LSTM's output deviates by {deviation:.4f} "
-                f"over frames, a fresh one's by 0.03 or more; {LOWER_RATE} (docs/results/blind.md)"
-            )
 
     def _evaluation_is_due(self) -> bool:
         wanted = self.recording.evaluate_every and self.env_steps >= self.next_evaluation

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import os
-import re
 import resource
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
@@ -16,7 +15,6 @@ import torch
 
 from agents import load_policy, train
 from agents.a3c.config import A3CConfig
-from agents.a3c.parameter_server import ParameterServer
 from agents.actor_critic.config import NETWORKS
 from agents.actor_critic.network import CLASSES
 from agents.errors import TrainingError
@@ -25,7 +23,6 @@ from agents.runs.checkpoints import list_checkpoints, load_checkpoint, load_newe
 from agents.runs.evaluation import evaluate
 from agents.runs.evaluator import EvaluationFailed, Evaluator
 from agents.runs.recording import Recording
-from agents.runs.snapshots import save_snapshot
 from envs.atari import AtariGames
 from tests.commands import ROOT, curves, run_in
 
@@ -201,22 +198,6 @@ def test_wrong_arguments_are_refused_in_one_line_and_leave_no_checkpoint(change,
         train(config, tmp_path / "run", **change)
     assert "\n" not in str(refusal.value)
     assert not list(tmp_path.glob("run/checkpoints/*"))
-
-
-def test_a_network_that_is_the_same_for_all_frames_is_reported_once(tmp_path, capsys):
-    snapshot = ParameterServer(CONFIG).snapshot()
-    for name, tensor in snapshot.parameters.items():
-        if name.startswith("lstm."):
-            tensor.zero_()
-    save_snapshot(tmp_path / "checkpoints", 0, snapshot, policy=CONFIG.policy().to_dict())
-    config = replace(CONFIG, learning_rate=1e-30, total_steps=200)
-    recording = replace(RECORDING, evaluate_every=0, evaluate_episodes=0)
-    train(config, tmp_path / "run", recording=recording, weights_of=tmp_path)
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "blind" in line]
-    assert re.search(r"blind at \d+ steps: its LSTM's output deviates by 0.0000 over frames", line)
-    events = curves(tmp_path / "run")
-    assert all(point.value < 1e-20 for point in events.Scalars("network/lstm_deviation"))
-    assert all(0 <= point.value < 0.5 for point in events.Scalars("network/dead_features"))
 
 
 # -- a trained policy --------------------------------------------------------------------------------------------------
