@@ -127,7 +127,7 @@ class RolloutWorker:
         played = time.perf_counter()
         answers = self._unroll(rollout, first_state, lstm_weights)
         loss, scalars = self._loss(rollout, answers, self.config.entropy_weight_at(env_steps))
-        scalars |= describe_network(self.network, answers.features, answers.hidden, lstm_weights)
+        scalars |= describe_network(answers.features, answers.hidden, lstm_weights)
         norm, norms = self._differentiate(loss)
         vector = self.gradient.cpu().numpy()
         self.rollouts += 1

@@ -13,7 +13,7 @@ Network = Literal["paper", "strided", "nature", "impala"]
 NETWORKS: tuple[str, ...] = get_args(Network)
 """Names of the networks. `agents.actor_critic.network.CLASSES` has their classes."""
 
-NETWORK_SETTINGS = ("network", "frames", "motion", "lstm_hidden", "normalise_features")
+NETWORK_SETTINGS = ("network", "frames", "motion", "lstm_hidden")
 """Settings that decide what is below the output layers."""
 
 RECENT_EPISODES = 20
@@ -40,8 +40,6 @@ class PolicySettings(LayerSettings):
     """The network sees each frame minus this times the frame before it."""
     lstm_hidden: int = 512
     """Units of the LSTM."""
-    normalise_features: bool = False
-    """The LSTM sees the features of each observation with zero mean and unit deviation."""
 
     life_loss_terminates: bool = True
     """Losing a life ends the episode for the policy, while the game continues. Evaluations treat lives the same way."""

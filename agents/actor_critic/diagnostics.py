@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neurocoder.kernels.lstm import LSTMWeights
-from neurocoder.networks.recurrent import RecurrentActorCritic
 
 SATURATED = 0.05
 """A gate this near to 0 or 1 has hardly a gradient."""
@@ -48,13 +47,11 @@ def describe_rollout(
 
 
 @torch.no_grad()
-def describe_network(
-    network: RecurrentActorCritic, features: Tensor, hidden: Tensor, weights: LSTMWeights
-) -> dict[str, float]:
+def describe_network(features: Tensor, hidden: Tensor, weights: LSTMWeights) -> dict[str, float]:
     """Returns scalars by tag that show whether a network sees its frames.
 
     Args:
-        features: (T, N, F), before they are normalised.
+        features: (T, N, F), the LSTM's inputs.
         hidden: (T, N, H), the LSTM's outputs for them.
         weights: those of the LSTM, from `lstm_weights`.
     """
@@ -63,7 +60,7 @@ def describe_network(
         "network/lstm_deviation": hidden.flatten(0, 1).std(dim=0, correction=0).mean().item(),
     }
     if len(hidden) > 1:
-        x, h = (tensor.to(weights.input.dtype) for tensor in (network.lstm_input(features[-1]), hidden[-2]))
+        x, h = (tensor.to(weights.input.dtype) for tensor in (features[-1], hidden[-2]))
         gates = F.linear(x, weights.input, weights.bias) + F.linear(h, weights.hidden)  # (N, 4H)
         i, f, _, o = gates.float().sigmoid().chunk(4, dim=-1)
         gates = torch.cat((i, f, o))

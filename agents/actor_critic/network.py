@@ -35,5 +35,4 @@ def build_network(settings: PolicySettings) -> RecurrentActorCritic:
         frames=settings.frames,
         motion=settings.motion,
         lstm_hidden=settings.lstm_hidden,
-        normalise_features=settings.normalise_features,
     )

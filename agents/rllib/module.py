@@ -139,7 +139,6 @@ class _Learner:
             advantages, returns = self.advantages(module, config, batch, logits, values)
             scalars = describe_update(batch, logits, values, advantages, returns)
             scalars |= describe_network(
-                module.policy,
                 fwd_out[FEATURES].transpose(0, 1),
                 fwd_out[Columns.EMBEDDINGS].transpose(0, 1),
                 module.policy.lstm_weights(),

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neurocoder.checks import check_fraction, check_sizes
@@ -51,20 +50,16 @@ class RecurrentActorCritic(nn.Module):
         frames: int = 1,
         motion: float = 0.0,
         lstm_hidden: int = 512,
-        normalise_features: bool = False,
     ):
         """
         Args:
             frames: the number of newest frames that the convolutions see.
             motion: m. The convolutions see each frame minus m times the frame before it.
-            normalise_features: the LSTM sees the features of each observation with zero mean and unit deviation
-                (layer normalisation without parameters).
         """
         super().__init__()
         check_sizes(actions=actions, frames=frames, lstm_hidden=lstm_hidden)
         check_fraction("motion", motion)
         self.motion, self.channels = motion, frames + (motion > 0)
-        self.normalise_features = normalise_features
         features = self.build_convolutions(frames)
         self.lstm = nn.LSTMCell(features, lstm_hidden)
         self.actor = actor(lstm_hidden, actions)
@@ -154,10 +149,6 @@ class RecurrentActorCritic(nn.Module):
         # Not .contiguous(channels_last): with one channel it leaves strides that torch takes for the default layout.
         return x.reshape(-1, FRAME, FRAME, 1).permute(0, 3, 1, 2)
 
-    def lstm_input(self, features: Tensor) -> Tensor:
-        """Features (..., F) -> what the LSTM sees of them, of the same shape."""
-        return F.layer_norm(features, features.shape[-1:]) if self.normalise_features else features
-
     def lstm_weights(self) -> LSTMWeights:
         """The LSTM's weights in `compute_dtype`. They are valid as long as the parameters do not change."""
         cell, dtype = self.lstm, self._dtype()
@@ -182,7 +173,6 @@ class RecurrentActorCritic(nn.Module):
         A caller with many steps passes `lstm_weights` as `weights`, so that they are converted once.
         """
         weights = weights or self.lstm_weights()
-        features = self.lstm_input(features)
         keep = (~start).to(features.dtype).unsqueeze(-1)  # (T, N, 1)
         hidden, c = lstm_forward(features, weights, *state, keep)
         return hidden, (hidden[-1], c)

@@ -53,7 +53,7 @@ def sight(network: RecurrentActorCritic, observations: Tensor, starts: Tensor) -
     """Returns what `describe_network` says of a network that watches random play."""
     features = torch.stack([network.features(frames) for frames in observations])
     hidden, _ = network.recur(features, network.initial_state(GAMES), starts)
-    return describe_network(network, features, hidden, network.lstm_weights())
+    return describe_network(features, hidden, network.lstm_weights())
 
 
 def look(config: A3CConfig, steps: int) -> dict[str, float]:

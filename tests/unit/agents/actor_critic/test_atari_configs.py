@@ -25,7 +25,7 @@ ALL_CHANGED = A3CConfig(
     env="ALE/Seaquest-v5",
     head="hypernet",
     head_on="both",
-    network="impala", frames=3, motion=0.5, lstm_hidden=64, normalise_features=True,
+    network="impala", frames=3, motion=0.5, lstm_hidden=64,
     **CHANGED_LAYERS,
     workers=0, envs_per_worker=3, cpus_per_worker=2, gpus_per_worker=0.5, total_steps=99, seed=11,
     deterministic=True, precision="bf16",

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from agents.actor_critic.diagnostics import describe_network, describe_rollout, explained_variance
 from neurocoder.networks.conv_lstm import ConvLSTM
-from tests.unit.neurocoder.networks.lstm_input_by_hand import normalised
 
 NAMES = ("NOOP", "FIRE", "RIGHT", "LEFT")
 
@@ -73,29 +72,25 @@ def test_a_diagnostic_that_cannot_be_computed_is_left_out():
     assert describe_rollout(values, advantages, returns, actions, valid, NAMES) == {}
 
 
-@pytest.mark.parametrize("normalise", [True, False])
-def test_the_description_of_a_network_equals_torchs_cell_and_slow_loops(normalise):
+def test_the_description_of_a_network_equals_torchs_cell_and_slow_loops():
     torch.manual_seed(0)
-    network = ConvLSTM(6, lstm_hidden=8, normalise_features=normalise)
+    network = ConvLSTM(6, lstm_hidden=8)
     features = torch.rand(5, 3, 1024)
     features[..., :100] = 0
     features[2:, :, 100:150] = 0
-    network.lstm.weight_ih.data *= 3  # saturates some gates
     start = torch.zeros(5, 3, dtype=torch.bool)
     hidden, _ = network.recur(features, network.initial_state(3), start)
-    scalars = describe_network(network, features, hidden.detach(), network.lstm_weights())
+    scalars = describe_network(features, hidden.detach(), network.lstm_weights())
     dead = sum(all(features[t, n, k] == 0 for t in range(5) for n in range(3)) for k in range(1024))
     assert dead == 100 and scalars["network/dead_features"] == pytest.approx(dead / 1024)
     outputs = hidden.detach().numpy().reshape(15, 8)
     deviation = sum(variance(list(map(float, outputs[:, unit]))) ** 0.5 for unit in range(8)) / 8
     assert scalars["network/lstm_deviation"] == pytest.approx(deviation, rel=1e-5)
-    x = normalised(features[-1]) if normalise else features[-1]
+    x = features[-1]
     cell = network.lstm
     gates = x @ cell.weight_ih.T + hidden[-2] @ cell.weight_hh.T + cell.bias_ih + cell.bias_hh
     opened = torch.cat([gates[:, :16], gates[:, 24:]], dim=1).sigmoid().flatten().tolist()
     saturated = sum(gate < 0.05 or gate > 0.95 for gate in opened)
     assert 0 < saturated < len(opened)
     assert scalars["network/saturated_gates"] == pytest.approx(saturated / len(opened))
-    assert "network/saturated_gates" not in describe_network(
-        network, features[:1], hidden[:1], network.lstm_weights()
-    )
+    assert "network/saturated_gates" not in describe_network(features[:1], hidden[:1], network.lstm_weights())
